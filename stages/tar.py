@@ -1,0 +1,63 @@
+"""Tar files whose bytes depend on names and contents alone.
+
+Plain USTAR: mode 0644, owner 0, time 0, no directories; the end is padded with zeros to a whole record
+of 10,240 bytes, as POSIX tar does.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from typing import Protocol
+
+BLOCK = 512
+RECORD = 10_240
+
+
+class Sink(Protocol):
+    """What a tar is written to."""
+
+    def write(self, data: bytes) -> int:
+        """Append bytes."""
+
+
+def header(name: str, size: int) -> bytes:
+    """The 512-byte USTAR header of a regular file.
+
+    Raises:
+        ValueError: a name beyond 256 bytes or a size of 8 GiB or more, which USTAR cannot say.
+    """
+    info = tarfile.TarInfo(name)
+    info.size = size
+    info.mode = 0o644
+    return info.tobuf(format=tarfile.USTAR_FORMAT)
+
+
+def padding(size: int, unit: int = BLOCK) -> bytes:
+    """The zeros that fill `size` bytes up to a whole number of units."""
+    return bytes(-size % unit)
+
+
+class TarWriter:
+    """Appends members to a sink and knows where their data lies."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.offset = 0
+        """Bytes written so far: where the next header begins."""
+
+    def add(self, name: str, data: bytes) -> int:
+        """Append one file; returns the offset of its data."""
+        start = self.offset + BLOCK
+        self._write(header(name, len(data)))
+        self._write(data)
+        self._write(padding(len(data)))
+        return start
+
+    def close(self) -> None:
+        """Write the end of the archive: two zero blocks, then zeros to the end of the record."""
+        self._write(bytes(2 * BLOCK))
+        self._write(padding(self.offset, RECORD))
+
+    def _write(self, data: bytes) -> None:
+        self.sink.write(data)
+        self.offset += len(data)
