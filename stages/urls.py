@@ -1,4 +1,4 @@
-"""URLs as the web writes them: how two compare, and which host one names. Junk in, junk out, never an error."""
+"""URLs as the web writes them: how two compare, and which host one names. Junk is never an error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _DEFAULT_PORTS = {"http": "80", "https": "443", "ftp": "21"}
 def canonical_url(url: str) -> str:
     """The form under which two URLs compare: scheme and host in lower case, no default port, no fragment.
 
-    Path, query and user information are compared as they stand. What is no absolute URL only loses its fragment.
+    Path, query and user information stay as they are. What is no absolute URL only loses its fragment.
     """
     match = _URL.fullmatch(url)
     if match is None:
@@ -40,13 +40,10 @@ def parent_domains(name: str) -> list[str]:
 
 
 def _split_authority(authority: str) -> tuple[str, str, str, str]:
-    """(user information, "@" or "", host, port); a port is digits alone, anything else stays with the host."""
+    """(user information, "@" or "", host, port); what is no number stays with the host."""
     user, at, place = authority.rpartition("@")
     name, colon, port = place.rpartition(":")
-    if (
-        colon
-        and (port == "" or (port.isascii() and port.isdigit()))
-        and ("[" not in place or name.endswith("]"))
-    ):
+    whole = ":" not in name or (name.startswith("[") and name.endswith("]"))
+    if colon and whole and re.fullmatch("[0-9]*", port):
         return user, at, name, port
     return user, at, place, ""

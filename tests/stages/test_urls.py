@@ -18,7 +18,7 @@ from stages.urls import canonical_url, host, parent_domains
         ("http://[2001:DB8::1]/x", "http://[2001:db8::1]/x"),
         ("//Example.com/a", "//example.com/a"),
         ("a/b.jpg#x", "a/b.jpg"),
-        ("http://[broken:80/a", "http://[broken:80/a"),
+        ("http://a:80:80/", "http://a:80:80/"),
         ("", ""),
     ],
 )
