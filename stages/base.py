@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import IO, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -157,6 +157,8 @@ class Record:
     counts: Mapping[str, Any]
     meta: Mapping[str, Any]
     seconds: float
+    refers: tuple[OutputFile, ...] = ()
+    """Files of earlier records that this unit's rows point at."""
 
 
 class Workspace(Protocol):
@@ -166,6 +168,8 @@ class Workspace(Protocol):
     subset: str
     sources: Sequence[str]
     """Names in the recipe's order, which is precedence."""
+    careful: bool
+    """Earlier attempts at this unit killed their worker: decode in child processes, row by row."""
 
     def input_files(self, kind: str = "part") -> list[OutputFile]:
         """The committed files of the stage before this one, in unit order."""
@@ -201,6 +205,18 @@ class Workspace(Protocol):
 
     def progress(self, rows: int = 0, kept: int = 0, dropped: int = 0) -> None:
         """Tell the user about rows done so far."""
+
+    def exists(self, path: str) -> bool:
+        """Whether a file is there."""
+
+    def sha256(self, path: str) -> str:
+        """Digest of a file's bytes."""
+
+    def move(self, path: str, target: str) -> None:
+        """Rename a file, replacing `target`: for `Stage.publish` alone."""
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Replace a small file atomically: for `Stage.publish` alone."""
 
 
 class NewFile(Protocol):
@@ -281,6 +297,14 @@ class Stage(ABC):
 
     def check(self) -> None:
         """Raise `UserError` for what is wrong with the config, before anything runs."""
+
+    def publish(self, ws: Workspace, records: Mapping[str, Sequence[Record]]) -> list[OutputFile] | None:
+        """Give output files their final names, repeatably; None leaves the committed names.
+
+        Called once all units are committed and the old manifest is gone; a kill half-way means that it
+        is called again with the same records.
+        """
+        return None
 
     def summary(self, records: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
         """Extra entries for the manifest, from the records of each phase (thresholds, yields…)."""

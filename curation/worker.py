@@ -1,0 +1,130 @@
+"""The work of units inside one process: attempts, retries, commits. Ray runs this; so do tests without Ray."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import random
+import time
+import traceback
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from curation import commit
+from curation.redact import redact
+from curation.workspace import Progress, StageRun, UnitWorkspace
+from stages.base import Phase, Record, Unit
+from stages.errors import TransientError, UnitError, UserError
+
+log = logging.getLogger(__name__)
+
+TRIES = 4
+"""Attempts at a unit whose failure was transient."""
+DEATHS = 2
+"""Workers that may die on a unit before it runs in careful mode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a unit: its record, or why there is none."""
+
+    unit: str
+    record: Record | None = None
+    error: str | None = None
+    detail: str = ""
+    """The traceback, for `--debug`."""
+
+
+def do_lane(
+    run: StageRun, phase: Phase, units: Sequence[Unit], progress: Progress | None = None, state: Any = None
+) -> Iterator[Outcome]:
+    """Do the units of one lane in order, sharing one `setup`; a failing unit does not stop the next."""
+    own = state is None
+    try:
+        for unit in units:
+            ready = commit.find(run.store, run.stage, run.run, phase.name, unit.id)
+            if ready is not None:
+                yield Outcome(unit=unit.id, record=ready)
+                continue
+            if state is None:
+                state = phase.setup(UnitWorkspace(run, phase.name, unit))
+            yield do_unit(run, phase, unit, state, progress)
+    finally:
+        if own and state is not None:
+            phase.close(state)
+
+
+def do_unit(
+    run: StageRun,
+    phase: Phase,
+    unit: Unit,
+    state: Any,
+    progress: Progress | None = None,
+    prepared: pa.Table | None = None,
+) -> Outcome:
+    """Do and commit one unit; transient failures are tried again with growing pauses."""
+    careful = phase.risky and _deaths(run, phase, unit) >= DEATHS
+    marker = _mark_attempt(run, phase, unit) if phase.risky else None
+    for attempt in range(1, TRIES + 1):
+        ws = UnitWorkspace(run, phase.name, unit, progress=progress, careful=careful)
+        try:
+            record = ws.commit(phase.work(unit, ws, state, prepared))
+        except Exception as error:
+            ws.discard()
+            if _is_transient(error) and attempt < TRIES:
+                pause = 2**attempt * random.uniform(0.5, 1.0)  # noqa: S311 (jitter)
+                log.warning("%s unit %s: %s; again in %.0f s", run.stage, unit.id, redact(str(error)), pause)
+                time.sleep(pause)
+                continue
+            _unmark(run, marker)
+            return failure(unit, error)
+        _unmark(run, marker)
+        return Outcome(unit=unit.id, record=record)
+    raise AssertionError("the last attempt returns")
+
+
+def failure(unit: Unit, error: Exception) -> Outcome:
+    """The outcome of a unit that raised: a sentence for the user, the traceback for `--debug`."""
+    known = isinstance(error, UserError | UnitError | TransientError)
+    sentence = str(error) if known else _describe(error)
+    return Outcome(unit=unit.id, error=redact(sentence), detail=redact("".join(traceback.format_exception(error))))
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full ({error.filename or 'while writing'}); free space, then run the same command again"
+    if isinstance(error, OSError) and error.errno == errno.EDQUOT:
+        return "the disk quota is used up; free space, then run the same command again"
+    return f"{type(error).__name__}: {error}"
+
+
+def _is_transient(error: Exception) -> bool:
+    """Network trouble, wherever it surfaced; a full disk or a missing file will not mend itself."""
+    if isinstance(error, TransientError):
+        return True
+    return isinstance(error, ConnectionError | TimeoutError)
+
+
+def _marker_prefix(run: StageRun, phase: Phase, unit: Unit) -> str:
+    return f"{run.stage}/.units/{run.run}/{phase.name}.attempts/{unit.id}."
+
+
+def _deaths(run: StageRun, phase: Phase, unit: Unit) -> int:
+    """Attempts that started and neither committed nor failed: their worker died."""
+    prefix = _marker_prefix(run, phase, unit)
+    return sum(name.startswith(prefix) for name in run.store.list(prefix.rpartition("/")[0]))
+
+
+def _mark_attempt(run: StageRun, phase: Phase, unit: Unit) -> str:
+    marker = f"{_marker_prefix(run, phase, unit)}{uuid.uuid4().hex[:8]}"
+    run.store.write(marker, b"")
+    return marker
+
+
+def _unmark(run: StageRun, marker: str | None) -> None:
+    if marker:
+        run.store.remove(marker)
