@@ -1,0 +1,284 @@
+"""What the bytes of one image are: its verdict, its size and hashes, and its pixels under one RGB rule.
+
+Seven formats count as images, and bytes are opened through that whitelist alone. Every scan line of the
+first frame is decoded, under a cap on pixels that is checked before any is.
+
+The RGB rule (`to_rgb`), used by the hash and by every scorer:
+
+* the EXIF orientation is applied first, so width, height and hash are those of the upright image;
+* 16-bit samples keep their high byte; 32-bit integers and floats are stretched from their least to their
+  greatest finite value;
+* CMYK is converted without a profile (Adobe's inverted values are put right by the decoder), CIELAB through sRGB;
+* palettes are looked up; transparency, of whichever kind, is composited on white.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from stages.phash import phash
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = {
+    "JPEG": "jpeg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "GIF": "gif",
+    "BMP": "bmp",
+    "TIFF": "tiff",
+    "AVIF": "avif",
+}
+"""Pillow's name of each format of the whitelist, and ours."""
+EXTENSIONS = {
+    "jpeg": "jpg",
+    "png": "png",
+    "webp": "webp",
+    "gif": "gif",
+    "bmp": "bmp",
+    "tiff": "tif",
+    "avif": "avif",
+}
+"""The file extension of each format."""
+REASONS = frozenset(
+    [
+        "empty_body",
+        "not_an_image",
+        "unsupported_format",
+        "truncated",
+        "corrupt",
+        "too_many_pixels",
+        "decoder_crash",
+        "placeholder",
+    ]
+)
+"""Why bytes are no image (`decoder_crash` is said by `stages.sandbox`)."""
+MAX_PIXELS = 100_000_000
+
+_KNOWN = (
+    b"\xff\xd8\xff",
+    b"\x89PNG",
+    b"GIF8",
+    b"BM",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+)
+_OTHERS = (
+    b"%!PS",
+    b"\xc5\xd0\xd3\xc6",  # EPS with a preview
+    b"8BPS",
+    b"\0\0\1\0",  # ICO
+    b"\0\0\2\0",  # CUR
+    b"DDS ",
+    b"\0\0\0\x0cjP  ",
+    b"\xff\x4f\xff\x51",  # JPEG 2000 codestream
+    b"\xff\x0a",  # JPEG XL
+    b"\0\0\0\x0cJXL ",
+    b"qoif",
+    b"\x01\xda",  # SGI
+    b"icns",
+    b"BLP1",
+    b"BLP2",
+    b"SIMPLE  =",  # FITS
+    b"FORM",
+    b"\xd7\xcd\xc6\x9a",  # WMF
+    b"\x76\x2f\x31\x01",  # OpenEXR
+    b"#?RADIANCE",
+    b"/* XPM */",
+    b"gimp xcf",
+    b"\x59\xa6\x6a\x95",  # Sun raster
+    b"\n\x05\x01",  # PCX
+    *(b"P%d%c" % (kind, space) for kind in range(1, 8) for space in b" \t\r\n"),  # Netpbm
+)
+_SVG_WITHIN = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a decode may cost."""
+
+    max_pixels: int = MAX_PIXELS
+    """Width × height of the first frame."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What one decode of a body found. Without an image, `reason` says why, and sizes are null if unknown."""
+
+    reason: str | None
+    bytes: int
+    sha256: str
+    format: str | None = None
+    width: int | None = None
+    height: int | None = None
+    phash: int | None = None
+
+
+def inspect(data: bytes, limits: Limits | None = None) -> Verdict:
+    """Decode a body once, and say what it is.
+
+    The verdict is an image (`reason` None) exactly when Pillow, kept to the whitelist, loads the first
+    frame and the frame is within the limits.
+    """
+    facts: dict[str, Any] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    if not data:
+        return Verdict(reason="empty_body", **facts)
+    try:
+        image = _open(data)
+    except Exception as error:  # decoders of hostile bytes raise anything; each ends as a reason
+        return Verdict(reason=_unopened(data, error), **facts)
+    facts["format"] = _format(image)
+    facts["width"], facts["height"] = image.size
+    if image.width * image.height > (limits or Limits()).max_pixels:
+        return Verdict(reason="too_many_pixels", **facts)
+    try:
+        image.load()
+        rgb = to_rgb(image)
+        return Verdict(reason=None, **facts | {"width": rgb.width, "height": rgb.height, "phash": phash(rgb)})
+    except Exception as error:  # as above
+        return Verdict(reason=_undecoded(error), **facts)
+
+
+def open_rgb(data: bytes) -> Image:
+    """The first frame, upright, as RGB under the RGB rule.
+
+    Raises:
+        ValueError: the bytes are no image of the whitelist, or cannot be decoded.
+    """
+    try:
+        return to_rgb(_open(data))
+    except Exception as error:  # decoders of hostile bytes raise anything
+        raise ValueError(f"cannot be decoded: {error}") from error
+
+
+def to_png(data: bytes) -> bytes:
+    """The image as PNG under the RGB rule: the same bytes always give the same PNG.
+
+    Raises:
+        ValueError: the bytes are no image of the whitelist, or cannot be decoded.
+    """
+    out = io.BytesIO()
+    open_rgb(data).save(out, "PNG", compress_level=6)
+    return out.getvalue()
+
+
+def to_rgb(image: Image) -> Image:
+    """The RGB rule (see the module): upright, 8 bits, no transparency. Without a need, pixels stay as they are."""
+    image.load()
+    image = _upright(image)
+    if image.mode.startswith("I;16"):
+        return _high_byte(image).convert("RGB")
+    if image.mode in ("I", "F"):
+        return _stretched(image).convert("RGB")
+    if image.mode == "LAB":
+        return _from_lab(image)
+    if image.has_transparency_data:
+        return _on_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@cache
+def _pillow() -> Any:
+    """`PIL.Image`, without its chatter and its own cap on pixels (ours is checked on each image)."""
+    import PIL.Image
+
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    PIL.Image.MAX_IMAGE_PIXELS = None
+    return PIL.Image
+
+
+def _open(data: bytes) -> Image:
+    image: Image = _pillow().open(io.BytesIO(data), formats=list(FORMATS))
+    return image
+
+
+def _format(image: Image) -> str:
+    """Our name of the format; an MPO file is a JPEG with others behind it."""
+    return FORMATS.get(image.format or "", "jpeg")
+
+
+def _unopened(data: bytes, error: Exception) -> str:
+    """The reason for bytes that the whitelist could not open."""
+    if data.startswith(_KNOWN) or data[8:12] == b"WEBP" or data[4:12] in (b"ftypavif", b"ftypavis"):
+        return _undecoded(error)
+    if data.startswith(_OTHERS) or data[4:8] == b"ftyp" or b"<svg" in data[:_SVG_WITHIN].lower():
+        return "unsupported_format"
+    return "not_an_image"
+
+
+def _undecoded(error: Exception) -> str:
+    """`truncated` when the decoder ran out of bytes, else `corrupt`."""
+    said = str(error).lower()
+    short = isinstance(error, EOFError) or "truncated" in said or "unexpected end" in said
+    return "truncated" if short else "corrupt"
+
+
+def _upright(image: Image) -> Image:
+    """Apply the EXIF orientation; EXIF that cannot be read is no orientation."""
+    from PIL.ExifTags import Base
+
+    try:
+        turn = _turns().get(image.getexif().get(Base.Orientation, 1))
+    except Exception:  # broken EXIF in a sound image: viewers show it as stored
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+@cache
+def _turns() -> dict[Any, Any]:
+    """EXIF orientation to the transposition that undoes it."""
+    from PIL.Image import Transpose
+
+    return {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+
+
+def _high_byte(image: Image) -> Image:
+    import numpy as np
+
+    return _pillow().fromarray((np.asarray(image) >> 8).astype(np.uint8))
+
+
+def _stretched(image: Image) -> Image:
+    """Least finite value to 0, greatest to 255; what is not finite becomes 0."""
+    import numpy as np
+
+    values = np.asarray(image, dtype=np.float64)
+    finite = np.isfinite(values)
+    low = values.min(initial=np.inf, where=finite)
+    span = values.max(initial=-np.inf, where=finite) - low
+    scaled = np.where(finite, values - low, 0.0) * (255.0 / span if span > 0 else 0.0)
+    return _pillow().fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def _from_lab(image: Image) -> Image:
+    from PIL import ImageCms
+
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+    rgb: Image = ImageCms.applyTransform(image, transform)
+    return rgb
+
+
+def _on_white(image: Image) -> Image:
+    rgba = image.convert("RGBA")
+    white: Image = _pillow().new("RGB", rgba.size, (255, 255, 255))
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white
