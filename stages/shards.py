@@ -1,0 +1,433 @@
+"""shards: kept samples become tars that webdataset, open_clip and RS5M's own loader read.
+
+Three phases: `assign` reads three narrow columns of everything and says which shard each row goes to, and
+where in it; `partition` lays the rows out so that each shard's lie together; `pack` writes one tar a unit.
+`publish` then gives the tars their final names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stages import schema
+from stages.base import (
+    KEPT,
+    Ledger,
+    NewFile,
+    OutputFile,
+    Phase,
+    Record,
+    Result,
+    Stage,
+    Unit,
+    Workspace,
+    group_files,
+    semantic,
+)
+from stages.errors import UnitError, UserError
+from stages.passport import caption_of, passport
+from stages.tar import TarWriter
+
+SPLITS = ("train", "val")
+LAYOUTS = ("webdataset", "rs5m")
+GROUP_ROWS = 250_000
+"""Rows a `partition` task holds at once."""
+WINDOW_BYTES = 128 << 20
+"""Image bytes a `pack` task holds at once."""
+READERS = 8
+"""Source tars a `pack` task reads from at once."""
+BLOCK_DEGREES = 0.1
+"""Side of the spatial block that stands in for an unknown location."""
+
+ORIGINAL_EXTENSIONS = {"jpeg": "jpg", "jpg": "jpg", "mpo": "jpg", "png": "png", "webp": "webp"}
+"""Formats that go into the `webdataset` layout as they are; any other becomes PNG."""
+
+INDEX = pa.schema(
+    [
+        ("tar", pa.string()),
+        ("key", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("image_offset", pa.int64()),
+        ("image_size", pa.int64()),
+        ("sha256", pa.string()),
+    ]
+)
+"""`index.parquet`: `tar` is a path below the run's root; `offset` is that of the sample's first header, `size`
+reaches through its last padded block; `sha256` is of the image's bytes as they lie in the tar."""
+
+Row = Mapping[str, Any]
+Member = tuple[str, bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsConfig:
+    """How samples are laid out in tars."""
+
+    count: int = semantic(32, help="shards per split")
+    val_fraction: float = semantic(0.05, help="share of groups that go to the validation split")
+    layout: str = semantic("webdataset", help="webdataset (jpg, txt, json) or rs5m (img_content, img_name, caption)")
+
+
+class ShardsStage(Stage):
+    """Packs kept samples into shards and names them."""
+
+    name = "shards"
+    version = 1
+    config_class = ShardsConfig
+    reasons: ClassVar[frozenset[str]] = frozenset()
+    requires = frozenset({"key", "source", "caption", "status", "image", "format", "sha256"})
+    uses_seed = True
+
+    def check(self) -> None:
+        """Raise `UserError` for a count, fraction or layout that makes no sense."""
+        config = self.config
+        if config.count < 1:
+            raise UserError(f"stages.shards.count is {config.count}: it must be 1 or more")
+        if not 0 <= config.val_fraction <= 1:
+            raise UserError(f"stages.shards.val_fraction is {config.val_fraction}: it must lie between 0 and 1")
+        if config.layout not in LAYOUTS:
+            raise UserError(f"stages.shards.layout is {config.layout!r}: it must be {' or '.join(LAYOUTS)}")
+
+    def phases(self) -> list[Phase]:
+        """assign (one unit), partition (a unit per group of parts), pack (a unit per shard)."""
+        return [Assign(self.config), Partition(), Pack(self.config)]
+
+    def summary(self, records: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
+        """Samples per split and tar."""
+        packed = records[Pack.name]
+        samples = dict.fromkeys(SPLITS, 0)
+        for record in packed:
+            samples[record.meta["split"]] += record.meta["samples"]
+        return {"samples": samples, "tars": {r.meta["target"]: r.meta["samples"] for r in packed}}
+
+    def publish(self, ws: Workspace, records: Mapping[str, Sequence[Record]]) -> list[OutputFile]:
+        """Give the packed tars their final names, then write `sizes.json` and `index.parquet`.
+
+        Can be repeated after a kill at any point. Returns the stage's output files, in order.
+
+        Raises:
+            UnitError: a packed tar lies neither under its own name nor, whole, under its final one.
+        """
+        packed = sorted(records[Pack.name], key=lambda record: record.unit)
+        tars = [_publish_tar(ws, record) for record in packed]
+        sizes = [_publish_sizes(ws, split, packed) for split in SPLITS if _of_split(packed, split)]
+        return [*tars, *sizes, _publish_index(ws, packed)]
+
+
+class Assign(Phase):
+    """Decides split, shard and position of every kept row, from its key and group alone."""
+
+    name = "assign"
+
+    def __init__(self, config: ShardsConfig) -> None:
+        self.config = config
+
+    def cut(self, ws: Workspace) -> list[Unit]:
+        """One unit."""
+        return [Unit(id="all", rows=sum(file.rows for file in ws.input_files()))]
+
+    def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
+        """Write (shard, position) per kept row: a row group per `partition` unit, in the order of its rows."""
+        drawn = [_draw(_narrow(ws, group), ws.seed) for group in _groups(ws)]
+        is_val = _joined([val for val, _ in drawn], np.float64) < self.config.val_fraction
+        shard, position, sizes = place(is_val, _joined([o for _, o in drawn], "S16"), self.config.count)
+        ws.write_table("side", _slices(shard, position, [len(val) for val, _ in drawn]), kind="side")
+        return Result(meta={"sizes": sizes})
+
+
+class Partition(Phase):
+    """Lays rows out by shard: row group i of a unit's file holds the rows of shard i."""
+
+    name = "partition"
+
+    def cut(self, ws: Workspace) -> list[Unit]:
+        """A unit per group of input parts; the same groups as `assign` read."""
+        return [
+            Unit(id=unit.id, spec={**unit.spec, "row_group": number}, rows=unit.rows)
+            for number, unit in enumerate(_groups(ws))
+        ]
+
+    def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
+        """Write the unit's rows, in the columns that shards show, one row group a shard."""
+        columns = ws.input_columns()
+        wanted = schema.extend(columns, pa.schema([("position", pa.int64())]))
+        table = pa.concat_tables([schema.conform(_kept(ws, path), columns) for path in unit.spec["files"]])
+        side = ws.read_table(ws.phase_files(Assign.name, "side")[0].path, row_groups=[unit.spec["row_group"]])
+        table = schema.conform(table.append_column("position", side.column("position")), wanted)
+        shards = np.asarray(side.column("shard"))
+        order = np.argsort(shards, kind="stable")
+        count = len(ws.phase_records(Assign.name)[0].meta["sizes"])
+        bounds = np.searchsorted(shards[order], np.arange(count + 1))
+        ws.write_table("rows", (table.take(order[a:b]) for a, b in pairwise(bounds)), kind="side")
+        return Result()
+
+
+class Pack(Phase):
+    """Writes one tar a unit."""
+
+    name = "pack"
+
+    def __init__(self, config: ShardsConfig) -> None:
+        self.config = config
+
+    def cut(self, ws: Workspace) -> list[Unit]:
+        """A unit per shard, empty ones too."""
+        sizes = ws.phase_records(Assign.name)[0].meta["sizes"]
+        return [Unit(id=f"{number:05d}", spec={"shard": number}, rows=size) for number, size in enumerate(sizes)]
+
+    def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
+        """Write the shard's tar and its part of the index."""
+        shard = unit.spec["shard"]
+        split, number = SPLITS[shard // self.config.count], shard % self.config.count
+        target = f"shards/{split}/{ws.subset}-{split}-{number:04d}.tar"
+        rows = _shard_rows(ws, shard)
+        with ws.create("shard", ".tar", kind="tar", rows=rows.num_rows) as file:
+            index = write_tar(file, _samples(ws, rows), target, self.config.layout)
+        ws.write_table("index", pa.Table.from_pylist(index, schema=INDEX), kind="side")
+        ws.progress(rows=rows.num_rows, kept=rows.num_rows)
+        ledger = Ledger()
+        for entry in rows.column("source").combine_chunks().value_counts().to_pylist():
+            ledger.add(entry["values"], None, entry["counts"])
+        return Result(ledger=ledger, meta={"split": split, "target": target, "samples": rows.num_rows})
+
+
+def draw(seed: int, purpose: str, name: str) -> bytes:
+    """16 bytes that depend on the seed, what they are for, and a name."""
+    return hashlib.blake2b(f"{seed}\0{purpose}\0{name}".encode(), digest_size=16).digest()
+
+
+def fraction(seed: int, group: str) -> float:
+    """Where a group falls in [0, 1): below `val_fraction` it is validation."""
+    return (int.from_bytes(draw(seed, "split", group)[:8], "big") >> 11) / (1 << 53)
+
+
+def groups(table: pa.Table) -> pa.ChunkedArray:
+    """What must stay on one side of the split: location, else spatial block, else component, else key."""
+    choices = [table.column("location")] if "location" in table.column_names else []
+    if {"latitude", "longitude"} <= set(table.column_names):
+        choices.append(_blocks(table.column("latitude"), table.column("longitude")))
+    if "component" in table.column_names:
+        choices.append(table.column("component"))
+    return pc.coalesce(*choices, table.column("key"))
+
+
+def _blocks(latitude: pa.ChunkedArray, longitude: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The name of the block of `BLOCK_DEGREES` that a place lies in; null where it is unknown."""
+    rows, columns = (
+        pc.cast(pc.cast(pc.floor(pc.divide(pc.cast(side, pa.float64()), BLOCK_DEGREES)), pa.int64()), pa.string())
+        for side in (latitude, longitude)
+    )
+    return pc.binary_join_element_wise("block", rows, columns, " ")
+
+
+def place(is_val: np.ndarray, order: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """(shard, position) of each row, and each shard's size: train's `count` shards, then val's.
+
+    A split's rows, sorted by `order`, are cut into shards whose sizes differ by one at most.
+    """
+    shard = np.zeros(len(order), np.int32)
+    position = np.zeros(len(order), np.int64)
+    sizes: list[int] = []
+    for number in range(len(SPLITS)):
+        rows = np.flatnonzero(is_val == bool(number))
+        ranked = rows[np.argsort(order[rows], kind="stable")]
+        for piece in np.array_split(ranked, count):
+            shard[piece] = len(sizes)
+            position[piece] = np.arange(len(piece))
+            sizes.append(len(piece))
+    return shard, position, sizes
+
+
+def write_tar(file: NewFile, samples: Iterable[tuple[Row, bytes]], name: str, layout: str) -> list[dict[str, Any]]:
+    """Write samples in the order given; returns their rows of the index, where `name` is the tar."""
+    tar = TarWriter(file)
+    index = []
+    for row, data in samples:
+        start = tar.offset
+        (image_name, image), *others = members(row, data, layout)
+        image_offset = tar.add(image_name, image)
+        for other_name, content in others:
+            tar.add(other_name, content)
+        index.append(
+            {
+                "tar": name,
+                "key": row["key"],
+                "offset": start,
+                "size": tar.offset - start,
+                "image_offset": image_offset,
+                "image_size": len(image),
+                "sha256": row["sha256"] if image is data else hashlib.sha256(image).hexdigest(),
+            }
+        )
+    tar.close()
+    return index
+
+
+def members(row: Row, data: bytes, layout: str) -> list[Member]:
+    """The files of one sample, the image first."""
+    key, caption = row["key"], caption_of(row).encode("utf-8", "replace")
+    if layout == "rs5m":
+        return [(f"{key}.img_content", data), (f"{key}.img_name", key.encode()), (f"{key}.caption", caption)]
+    extension, image = _webdataset_image(row, data)
+    text = json.dumps(passport(row), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return [
+        (f"{key}.{extension}", image),
+        (f"{key}.txt", caption),
+        (f"{key}.json", text.encode("utf-8", "replace")),
+    ]
+
+
+def _webdataset_image(row: Row, data: bytes) -> Member:
+    """(extension, bytes): original ones for jpg, png and webp, else PNG."""
+    extension = ORIGINAL_EXTENSIONS.get(str(row["format"]).lower())
+    if extension is not None:
+        return extension, data
+    from stages.images import to_png
+
+    return "png", to_png(data)
+
+
+def _groups(ws: Workspace) -> list[Unit]:
+    return group_files(ws.input_files(), GROUP_ROWS)
+
+
+def _kept(ws: Workspace, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    table = ws.read_table(path, columns)
+    return table.filter(pc.equal(table.column("status"), KEPT))
+
+
+def _narrow(ws: Workspace, group: Unit) -> pa.Table:
+    present = ws.input_columns().names
+    wanted = ["key", "status", "location", "latitude", "longitude", "component"]
+    columns = [name for name in wanted if name in present]
+    return pa.concat_tables([_kept(ws, path, columns) for path in group.spec["files"]])
+
+
+def _draw(table: pa.Table, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Per row: its group's place in [0, 1), and the 16 bytes it is sorted by."""
+    places = [fraction(seed, group) for group in groups(table).to_pylist()]
+    order = [draw(seed, "order", key) for key in table.column("key").to_pylist()]
+    return np.array(places, np.float64), np.array(order, "S16")
+
+
+def _joined(arrays: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
+    return np.concatenate([np.array([], dtype), *arrays])
+
+
+def _slices(shard: np.ndarray, position: np.ndarray, lengths: Sequence[int]) -> Iterator[pa.Table]:
+    start = 0
+    for length in lengths or [0]:
+        stop = start + length
+        yield pa.table({"shard": shard[start:stop], "position": position[start:stop]})
+        start = stop
+
+
+def _shard_rows(ws: Workspace, shard: int) -> pa.Table:
+    """The shard's rows in their final order."""
+    files = ws.phase_files(Partition.name, "side")
+    if not files:
+        return schema.conform(ws.input_columns().empty_table(), ws.input_columns())
+    table = pa.concat_tables([ws.read_table(file.path, row_groups=[shard]) for file in files])
+    return table.sort_by("position").drop_columns(["position"])
+
+
+def _samples(ws: Workspace, rows: pa.Table) -> Iterator[tuple[Row, bytes]]:
+    """Rows with their image bytes, in order, a window of bounded bytes at a time."""
+    for window in windows(rows.column("image").combine_chunks().field("size").to_numpy(zero_copy_only=False)):
+        wanted = rows.slice(window.start, len(window)).to_pylist()
+        yield from zip(wanted, _images(ws, wanted), strict=True)
+
+
+def windows(sizes: np.ndarray, most: int = WINDOW_BYTES) -> Iterator[range]:
+    """Consecutive ranges whose sizes add up to `most` bytes at most (a single larger one stands alone)."""
+    start, total = 0, 0
+    for number, size in enumerate(sizes):
+        if number > start and total + size > most:
+            yield range(start, number)
+            start, total = number, 0
+        total += size
+    if start < len(sizes):
+        yield range(start, len(sizes))
+
+
+def _images(ws: Workspace, rows: Sequence[Row]) -> list[bytes]:
+    """The rows' image bytes: each source tar is read once, from front to back."""
+    by_tar: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        by_tar.setdefault(row["image"]["tar"], []).append(number)
+    images: list[bytes] = [b""] * len(rows)
+
+    def read(tar: str) -> None:
+        numbers = sorted(by_tar[tar], key=lambda number: rows[number]["image"]["offset"])
+        ranges = [(rows[number]["image"]["offset"], rows[number]["image"]["size"]) for number in numbers]
+        try:
+            for number, data in zip(numbers, ws.read_ranges(tar, ranges), strict=True):
+                images[number] = _checked(rows[number], data)
+        except OSError as error:
+            raise UnitError(f"{tar} cannot be read: {error}") from error
+
+    with ThreadPoolExecutor(READERS) as pool:
+        list(pool.map(read, by_tar))
+    return images
+
+
+def _checked(row: Row, data: bytes) -> bytes:
+    """The bytes, if they still are those whose sha256 the row states."""
+    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+        raise UnitError(f"the image of {row['key']} in {row['image']['tar']} is not the one that was stored")
+    return data
+
+
+def _of_split(records: Sequence[Record], split: str) -> list[Record]:
+    return [record for record in records if record.meta["split"] == split]
+
+
+def _file(record: Record, name: str) -> OutputFile:
+    return next(file for file in record.files if f"/{name}-" in file.path)
+
+
+def _publish_tar(ws: Workspace, record: Record) -> OutputFile:
+    """Move a packed tar to its final name, unless an interrupted run already did."""
+    packed, target = _file(record, "shard"), record.meta["target"]
+    if ws.exists(packed.path):
+        ws.move(packed.path, target)
+    elif not (ws.exists(target) and ws.sha256(target) == packed.sha256):
+        raise UnitError(f"{packed.path} is gone, and {target} is not it: run the stage again with --force shards")
+    return OutputFile(path=target, rows=packed.rows, bytes=packed.bytes, sha256=packed.sha256, kind="tar")
+
+
+def _publish_sizes(ws: Workspace, split: str, packed: Sequence[Record]) -> OutputFile:
+    """`sizes.json` of a split: tar name to samples, as open_clip reads it."""
+    sizes = {r.meta["target"].rsplit("/", 1)[1]: r.meta["samples"] for r in _of_split(packed, split)}
+    return _publish_bytes(ws, f"shards/{split}/sizes.json", json.dumps(sizes, indent=1).encode(), 0, "sizes")
+
+
+def _publish_index(ws: Workspace, packed: Sequence[Record]) -> OutputFile:
+    """`index.parquet`: a row per sample, a row group per tar."""
+    buffer = io.BytesIO()
+    rows = 0
+    with pq.ParquetWriter(buffer, INDEX, compression="zstd") as writer:
+        for record in packed:
+            table = ws.read_table(_file(record, "index").path)
+            writer.write_table(table.cast(INDEX))
+            rows += table.num_rows
+    return _publish_bytes(ws, "shards/index.parquet", buffer.getvalue(), rows, "index")
+
+
+def _publish_bytes(ws: Workspace, path: str, data: bytes, rows: int, kind: str) -> OutputFile:
+    ws.write_bytes(path, data)
+    digest = hashlib.sha256(data).hexdigest()
+    return OutputFile(path=path, rows=rows, bytes=len(data), sha256=digest, kind=kind)
