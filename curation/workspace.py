@@ -118,7 +118,9 @@ class UnitWorkspace:
         files = self.input_files()
         if not files:
             return self.run.input_schema
-        return pq.ParquetFile(*self._parquet(files[0].path)).schema_arrow
+        source, filesystem = self._parquet(files[0].path)
+        with pq.ParquetFile(source, filesystem=filesystem) as file:
+            return file.schema_arrow
 
     def phase_records(self, phase: str) -> list[Record]:
         return list(self.run.records(phase))
