@@ -61,6 +61,8 @@ REASONS = frozenset(
 )
 """Why bytes are no image (`decoder_crash` is said by `stages.sandbox`)."""
 MAX_PIXELS = 100_000_000
+MAX_SIDE = 2**31 - 1
+"""Sizes beyond it are a header's lie, and fit no column: they stay null."""
 
 _KNOWN = (
     b"\xff\xd8\xff",
@@ -137,7 +139,8 @@ def inspect(data: bytes, limits: Limits | None = None) -> Verdict:
     except Exception as error:  # decoders of hostile bytes raise anything; each ends as a reason
         return Verdict(reason=_unopened(data, error), **facts)
     facts["format"] = _format(image)
-    facts["width"], facts["height"] = image.size
+    if max(image.size) <= MAX_SIDE:
+        facts["width"], facts["height"] = image.size
     if image.width * image.height > (limits or Limits()).max_pixels:
         return Verdict(reason="too_many_pixels", **facts)
     try:
@@ -273,7 +276,9 @@ def _from_lab(image: Image) -> Image:
 
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
-    rgb: Image = ImageCms.applyTransform(image, transform)
+    rgb = ImageCms.applyTransform(image, transform)
+    if rgb is None:
+        raise ValueError("CIELAB was not converted")
     return rgb
 
 
