@@ -70,9 +70,11 @@ def do_unit(
     careful = phase.risky and _deaths(run, phase, unit) >= DEATHS
     marker = _mark_attempt(run, phase, unit) if phase.risky else None
     for attempt in range(1, TRIES + 1):
-        ws = UnitWorkspace(run, phase.name, unit, progress=progress, careful=careful)
+        reported = _Reported(progress)
+        ws = UnitWorkspace(run, phase.name, unit, progress=reported.add, careful=careful)
         try:
             record = ws.commit(phase.work(unit, ws, state, prepared))
+            reported.complete(unit, record)
         except Exception as error:
             ws.discard()
             if _is_transient(error) and attempt < TRIES:
@@ -85,6 +87,26 @@ def do_unit(
         _unmark(run, marker)
         return Outcome(unit=unit.id, record=record)
     raise AssertionError("the last attempt returns")
+
+
+class _Reported:
+    """Makes the rows shown add up to those of the record, however much the work itself has reported."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._sums = [0, 0, 0]
+
+    def add(self, rows: int, kept: int, dropped: int) -> None:
+        self._sums = [a + b for a, b in zip(self._sums, (rows, kept, dropped), strict=True)]
+        if self._progress:
+            self._progress(rows, kept, dropped)
+
+    def complete(self, unit: Unit, record: Record) -> None:
+        entries = record.counts.values()
+        kept = sum(entry["kept"] for entry in entries)
+        dropped = sum(sum(entry["dropped"].values()) for entry in entries)
+        rows = kept + dropped if record.counts else unit.rows
+        self.add(*(max(a - b, 0) for a, b in zip((rows, kept, dropped), self._sums, strict=True)))
 
 
 def failure(unit: Unit, error: Exception) -> Outcome:

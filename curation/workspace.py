@@ -37,6 +37,8 @@ class StageRun:
     seed: int = 0
     subset: str = ""
     sources: tuple[str, ...] = ()
+    adopt: bool = True
+    """Whether results of other runs of this stage may stand in; `--force` says no."""
     session: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Distinguishes drivers, so that caches of long-lived worker processes never outlive one."""
 
@@ -59,6 +61,8 @@ class StageRun:
     def earlier(self, phase: str) -> list[Record]:
         """Records of the phase from every other run of this stage, oldest name first."""
         found: list[Record] = []
+        if not self.adopt:
+            return found
         for run in _other_runs(self.session, self.stage, self.run, _Uncompared(self.store)):
             found.extend(_phase_records(self.session, self.stage, run, phase, _Uncompared(self.store)))
         return found

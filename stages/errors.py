@@ -8,6 +8,11 @@ class UserError(Exception):
 class UnitError(Exception):
     """One unit cannot be done (a broken file, a missing column): the stage finishes the rest, then exits 1."""
 
+    def __init__(self, sentence: str, detail: str = "") -> None:
+        super().__init__(sentence)
+        self.detail = detail
+        """The traceback of the worker, for `--debug`."""
+
 
 class TransientError(Exception):
     """Something outside failed for now: the unit is tried again with backoff."""

@@ -1,0 +1,239 @@
+"""Ray Data schedules units: one small row a lane goes out, one row a unit comes back; bytes stay put."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+import pyarrow as pa
+import ray
+
+from curation import commit, redact
+from curation.progress import Board, BoardClient, Display
+from curation.worker import Outcome, do_lane, do_unit, failure
+from curation.workspace import StageRun, UnitWorkspace
+from stages.base import Phase, Record, Unit
+from stages.errors import UnitError
+
+log = logging.getLogger(__name__)
+
+
+class UnitsFailed(UnitError):
+    """Some units of a phase have no result; the others are committed."""
+
+    def __init__(self, failed: Sequence[Outcome], total: int) -> None:
+        first = failed[0]
+        more = f" (and {len(failed) - 1} more of {total} units failed)" if len(failed) > 1 else ""
+        super().__init__(f"unit {first.unit}: {first.error}{more}", first.detail)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseDone:
+    """What running a phase took."""
+
+    rows: int
+    """Rows worked on in this run: not those that were already committed."""
+    units: int
+    adopted: int
+
+
+def start_ray(*, debug: bool = False) -> None:
+    """Join the cluster that `RAY_ADDRESS` or this machine offers, else start one here."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    if not ray.is_initialized():
+        ray.init(include_dashboard=None, log_to_driver=debug, logging_level=logging.WARNING)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = 0
+    context.actor_init_retry_on_errors = True
+    context.max_consecutive_actor_init_deaths = 2
+    context.isolate_read_workers = True
+    context.execution_no_progress_timeout_s = 24 * 3600
+    """A slow web is progress of its own kind; units have their own time caps."""
+    for name in ("ray.data", "ray.data._internal.execution.streaming_executor"):
+        logging.getLogger(name).setLevel(logging.INFO if debug else logging.ERROR)
+
+
+def run_phase(run: StageRun, phase: Phase, display: Display) -> PhaseDone:
+    """Do every unit of a phase that is not committed yet, then close the phase.
+
+    Raises:
+        UnitsFailed: after all other units were done.
+    """
+    if commit.is_closed(run.store, run.stage, run.run, phase.name):
+        return PhaseDone(rows=0, units=0, adopted=0)
+    units = phase.cut(UnitWorkspace(run, phase.name, Unit(id="cut")))
+    records = {record.unit: record for record in commit.records(run.store, run.stage, run.run, phase.name)}
+    adopted = _adopt_units(run, phase, [unit for unit in units if unit.id not in records])
+    records |= {record.unit: record for record in adopted}
+    todo = [unit for unit in units if unit.id not in records]
+    failed: list[Outcome] = []
+    with display.phase(run.stage, phase.name, rows=sum(unit.rows for unit in units), units=len(units)) as shown:
+        shown.start(done_rows=sum(unit.rows for unit in units if unit.id in records), done_units=len(records))
+        for outcome in _on_ray(run, phase, _lanes(todo), shown.board):
+            if outcome.record is None:
+                failed.append(outcome)
+                log.error("%s unit %s: %s", run.stage, outcome.unit, outcome.error)
+            else:
+                records[outcome.unit] = outcome.record
+            shown.unit_done()
+    if failed:
+        raise UnitsFailed(failed, len(units))
+    commit.close_phase(run.store, run.stage, run.run, phase.name, [records[unit.id] for unit in units])
+    return PhaseDone(rows=sum(unit.rows for unit in todo), units=len(todo), adopted=len(adopted))
+
+
+def _adopt_units(run: StageRun, phase: Phase, units: Sequence[Unit]) -> list[Record]:
+    """Commit the units for which an equal one (same digest) is already there, its files too."""
+    if not any(unit.digest for unit in units):
+        return []
+    equal = {record.digest: record for record in run.earlier(phase.name) if record.digest}
+    present = set(run.store.list(run.stage)) if equal else set()
+    return [
+        UnitWorkspace(run, phase.name, unit).adopt(equal[unit.digest])
+        for unit in units
+        if unit.digest in equal and all(file.path in present for file in equal[unit.digest].files)
+    ]
+
+
+def _lanes(units: Sequence[Unit]) -> list[list[Unit]]:
+    lanes: dict[str, list[Unit]] = {}
+    for unit in units:
+        lanes.setdefault(unit.lane or f"unit {unit.id}", []).append(unit)
+    return list(lanes.values())
+
+
+def _on_ray(run: StageRun, phase: Phase, lanes: list[list[Unit]], board: Board) -> Iterator[Outcome]:
+    if not lanes:
+        return
+    rows = [{"units": json.dumps([asdict(unit) for unit in lane])} for lane in lanes]
+    dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    dataset.set_name(f"{run.stage} {phase.name}")
+    settings = {"run": run, "phase": phase, "board": board, "secrets": redact.known()}
+    if phase.uses_model:
+        dataset = _model_plan(dataset, phase, settings)
+    else:
+        dataset = dataset.map_batches(
+            cast(Any, _lane_task), batch_size=None, batch_format="pyarrow", num_cpus=phase.cpus, fn_kwargs=settings
+        )
+    for row in dataset.iter_rows():
+        yield _outcome_from_json(json.loads(row["outcome"]))
+
+
+def _model_plan(dataset: ray.data.Dataset, phase: Phase, settings: dict[str, Any]) -> ray.data.Dataset:
+    """Decoding in CPU tasks feeds a pool of actors that hold the model."""
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 1), int(resources.get("GPU", 0))
+    on_gpu = gpus > 0 and phase.gpus > 0
+    if phase.gpus > 0 and not on_gpu:
+        log.debug("no GPU in the cluster: %s runs on CPUs", phase.name)
+    share = 1.0 if cpus >= 2 else 0.5
+    actors = int(gpus / phase.gpus) if on_gpu else max(1, int(cpus) // 2)
+    dataset = dataset.map_batches(
+        cast(Any, _prepare_task), batch_size=None, batch_format="pyarrow", num_cpus=share, fn_kwargs=settings
+    )
+    return dataset.map_batches(
+        ModelActor,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_gpus=phase.gpus if on_gpu else 0,
+        num_cpus=0 if on_gpu else share,
+        fn_constructor_kwargs=dict(settings),
+    )
+
+
+def _lane_task(batch: Any, run: StageRun, phase: Phase, board: Board, secrets: frozenset[str]) -> Any:
+    redact.learn_values(secrets)
+    with BoardClient(board) as client:
+        for text in batch.column("units").to_pylist():
+            for outcome in do_lane(run, phase, _units(text), client.add):
+                yield _outcome_row(outcome)
+
+
+def _prepare_task(batch: Any, run: StageRun, phase: Phase, board: Board, secrets: frozenset[str]) -> Any:
+    """Adds `payload`: what `prepare` returned as an Arrow stream, or null with the `outcome` that stands instead."""
+    redact.learn_values(secrets)
+    payloads: list[bytes | None] = []
+    outcomes: list[str | None] = []
+    for text in batch.column("units").to_pylist():
+        [unit] = _units(text)
+        try:
+            prepared = phase.prepare(unit, UnitWorkspace(run, phase.name, unit))
+            payloads.append(_to_stream(prepared))
+            outcomes.append(None)
+        except Exception as error:
+            payloads.append(None)
+            outcomes.append(_outcome_json(failure(unit, error)))
+    return pa.table(
+        {
+            "units": batch.column("units"),
+            "payload": pa.array(payloads, pa.large_binary()),
+            "outcome": pa.array(outcomes, pa.string()),
+        }
+    )
+
+
+class ModelActor:
+    """Holds what a phase's `setup` loaded, and does one prepared unit a call."""
+
+    def __init__(self, run: StageRun, phase: Phase, board: Board, secrets: frozenset[str]) -> None:
+        redact.learn_values(secrets)
+        self.run, self.phase, self.board = run, phase, board
+        self.state: Any = None
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Commit the batch's unit; returns its outcome."""
+        [row] = batch.select(["units", "outcome"]).to_pylist()
+        if row["outcome"] is not None:
+            return pa.table({"outcome": [row["outcome"]]})
+        [unit] = _units(row["units"])
+        try:
+            if self.state is None:
+                self.state = self.phase.setup(UnitWorkspace(self.run, self.phase.name, unit))
+        except Exception as error:
+            return _outcome_row(failure(unit, error))
+        prepared = pa.ipc.open_stream(batch.column("payload")[0].as_buffer()).read_all()
+        with BoardClient(self.board) as client:
+            return _outcome_row(do_unit(self.run, self.phase, unit, self.state, client.add, prepared))
+
+
+def _to_stream(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _units(text: str) -> list[Unit]:
+    return [Unit(**entry) for entry in json.loads(text)]
+
+
+def _outcome_row(outcome: Outcome) -> pa.Table:
+    return pa.table({"outcome": [_outcome_json(outcome)]})
+
+
+def _outcome_json(outcome: Outcome) -> str:
+    return json.dumps(asdict(outcome))
+
+
+def _outcome_from_json(data: Mapping[str, Any]) -> Outcome:
+    outcome = Outcome(**data)
+    return replace(outcome, record=commit.decode(data["record"])) if data["record"] else outcome
+
+
+def device() -> str:
+    """The machine's processors, and the GPUs Ray has, in words."""
+    resources = ray.cluster_resources()
+    gpus = sorted(name.removeprefix("accelerator_type:") for name in resources if name.startswith("accelerator_type:"))
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    parts = [f"{int(resources.get('CPU', 0))} CPUs"]
+    if resources.get("GPU"):
+        parts.append(f"{int(resources['GPU'])} GPUs ({', '.join(gpus) or 'unknown type'})")
+    return ", ".join(parts) + (f" on {nodes} nodes" if nodes > 1 else "")

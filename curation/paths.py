@@ -1,0 +1,90 @@
+"""The files a recipe's paths name: globs, lists, folders and URLs, resolved on the driver."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from curation.redact import redact
+from stages.errors import UserError
+from stages.sources import SourceFile
+from stages.storage import file_system, is_local, protocol, strip_protocol
+
+
+def source_files(path: Any, where: str, storage_options: Mapping[str, Any]) -> tuple[SourceFile, ...]:
+    """Every file that a path, a glob, a folder or a list of them names, sorted within each entry.
+
+    Raises:
+        UserError: nothing is there, or it cannot be listed.
+    """
+    entries = path if isinstance(path, list) else [path]
+    found: dict[str, SourceFile] = {}
+    for entry in entries:
+        if not isinstance(entry, str) or not entry:
+            raise UserError(f"{where}: a path, a glob or a list of them is wanted, found {entry!r}")
+        for file in _expand(entry, where, storage_options):
+            found.setdefault(file.url, file)
+    return tuple(found.values())
+
+
+def _expand(entry: str, where: str, storage_options: Mapping[str, Any]) -> Sequence[SourceFile]:
+    if is_local(entry):
+        return _expand_local(entry, where)
+    filesystem = file_system(entry, storage_options)
+    path = strip_protocol(entry)
+    try:
+        names = filesystem.glob(path) if glob.has_magic(path) else [path]
+        infos = [filesystem.info(name) for name in sorted(names)]
+        infos = [
+            info for top in infos for info in ([top] if top["type"] == "file" else _below(filesystem, top["name"]))
+        ]
+    except FileNotFoundError:
+        infos = []
+    except Exception as error:  # every store has its own errors for "no access"
+        raise UserError(f"{where}: {redact(entry)} cannot be listed: {redact(str(error))}") from error
+    if not infos:
+        raise UserError(f"{where}: {redact(entry)!r} matches no file")
+    return [
+        SourceFile(url=f"{protocol(entry)}://{info['name']}", size=int(info["size"] or 0), version=_version(info))
+        for info in infos
+    ]
+
+
+def _below(filesystem: Any, folder: str) -> list[dict[str, Any]]:
+    return sorted(filesystem.find(folder, detail=True).values(), key=lambda info: str(info["name"]))
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    for name in ("ETag", "etag", "LastModified", "mtime", "updated", "created"):
+        if info.get(name):
+            return str(info[name]).strip('"')
+    return ""
+
+
+def _expand_local(entry: str, where: str) -> list[SourceFile]:
+    pattern = os.path.abspath(os.path.expanduser(strip_protocol(entry) if "://" in entry else entry))
+    if os.path.exists(pattern):
+        names = [pattern]
+    else:
+        names = sorted(glob.glob(pattern, recursive=True))
+        if not names:
+            verb = "matches no file" if glob.has_magic(pattern) else "does not exist"
+            raise UserError(f"{where}: {entry!r} {verb}")
+    files = [file for name in names for file in ([name] if os.path.isfile(name) else _visible_files(name))]
+    if not files:
+        raise UserError(f"{where}: {entry!r} holds no file")
+    return [
+        SourceFile(url=name, size=(status := os.stat(name)).st_size, version=str(status.st_mtime_ns)) for name in files
+    ]
+
+
+def _visible_files(folder: str) -> list[str]:
+    """Files below a folder, without hidden ones and Spark's `_SUCCESS` kind."""
+    return sorted(
+        os.path.join(base, name)
+        for base, _, names in os.walk(folder)
+        for name in names
+        if not name.startswith((".", "_"))
+    )

@@ -1,0 +1,164 @@
+"""What a user sees while a stage runs: a live line on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+import ray
+
+log = logging.getLogger("curation")
+
+SEND_EVERY_S = 0.5
+LINE_EVERY_S = 10.0
+
+
+class _Counts:
+    """Rows, kept and dropped, summed over all workers of a phase."""
+
+    def __init__(self) -> None:
+        self.totals = [0, 0, 0]
+
+    def add(self, rows: int, kept: int, dropped: int) -> None:
+        for index, value in enumerate((rows, kept, dropped)):
+            self.totals[index] += value
+
+    def read(self) -> list[int]:
+        return self.totals
+
+
+class Board:
+    """Handle to the counts, which live in a tiny actor; purely for display."""
+
+    def __init__(self) -> None:
+        self._actor: Any = ray.remote(num_cpus=0)(_Counts).remote()
+
+    def add(self, rows: int, kept: int, dropped: int) -> None:
+        """Add to the counts, without waiting."""
+        self._actor.add.remote(rows, kept, dropped)
+
+    def read(self) -> tuple[int, int, int]:
+        """Rows, kept, dropped so far; zeros while the actor cannot be reached."""
+        try:
+            rows, kept, dropped = ray.get(self._actor.read.remote(), timeout=2)
+        except (ray.exceptions.RayError, TimeoutError):
+            return (0, 0, 0)
+        return (rows, kept, dropped)
+
+
+class BoardClient:
+    """Sends counts from a worker to the board, twice a second at most."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._pending = [0, 0, 0]
+        self._sent = time.monotonic()
+
+    def __enter__(self) -> BoardClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._send()
+
+    def add(self, rows: int, kept: int, dropped: int) -> None:
+        """Count rows."""
+        for index, value in enumerate((rows, kept, dropped)):
+            self._pending[index] += value
+        if time.monotonic() - self._sent >= SEND_EVERY_S:
+            self._send()
+
+    def _send(self) -> None:
+        if any(self._pending):
+            self._board.add(*self._pending)
+        self._pending = [0, 0, 0]
+        self._sent = time.monotonic()
+
+
+class Display:
+    """Shows phases as they run."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
+
+    @contextlib.contextmanager
+    def phase(self, stage: str, phase: str, *, rows: int, units: int) -> Iterator[Shown]:
+        """Show one phase while the body runs."""
+        name = stage if phase in (stage, "map") else f"{stage} · {phase}"
+        shown = Shown(name, rows, units)
+        stop = threading.Event()
+        follow = self._follow_live if self._terminal else self._follow_in_lines
+        thread = threading.Thread(target=follow, args=(shown, stop), daemon=True)
+        thread.start()
+        try:
+            yield shown
+        finally:
+            stop.set()
+            thread.join()
+
+    def _follow_in_lines(self, shown: Shown, stop: threading.Event) -> None:
+        while not stop.wait(LINE_EVERY_S):
+            log.info("%s", shown.line())
+        if shown.units:
+            log.info("%s", shown.line(final=True))
+
+    def _follow_live(self, shown: Shown, stop: threading.Event) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        console = Console(file=self._stream)
+        with Live(Text(shown.name), console=console, refresh_per_second=4) as live:
+            while not stop.wait(0.5):
+                live.update(Text(shown.line()))
+            live.update(Text(shown.line(final=True)))
+
+
+class Shown:
+    """The state of one phase on display."""
+
+    def __init__(self, name: str, rows: int, units: int) -> None:
+        self.name = name
+        self.rows = rows
+        self.units = units
+        self.board = Board()
+        self._already = 0
+        self._units_done = 0
+        self._began = time.monotonic()
+
+    def start(self, *, done_rows: int, done_units: int) -> None:
+        """Say what was committed before this run."""
+        self._already, self._units_done = done_rows, done_units
+
+    def unit_done(self) -> None:
+        """One more unit has an outcome."""
+        self._units_done += 1
+
+    def line(self, *, final: bool = False) -> str:
+        """`keywords: 1,200,000 of 3,300,000 rows, 2,100,000 rows/s, 0:01 left, kept 4,210, dropped 1,195,790`."""
+        done, kept, dropped = self.board.read()
+        seconds = max(time.monotonic() - self._began, 1e-3)
+        rate = done / seconds
+        total = self._already + done
+        parts = [f"{total:,} of {max(self.rows, total):,} rows", f"{rate:,.0f} rows/s"]
+        left = max(self.rows - total, 0)
+        if not final and rate > 0:
+            parts.append(f"{clock(left / rate)} left")
+        if final:
+            parts.append(clock(seconds))
+        if kept or dropped:
+            parts += [f"kept {kept:,}", f"dropped {dropped:,}"]
+        parts.append(f"unit {min(self._units_done, self.units):,}/{self.units:,}")
+        return f"{self.name}: " + ", ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
