@@ -184,9 +184,11 @@ class Pack(Phase):
         self.config = config
 
     def cut(self, ws: Workspace) -> list[Unit]:
-        """A unit per shard, empty ones too."""
+        """A unit per shard, empty ones too; none for a split that the fraction rules out."""
         sizes = ws.phase_records(Assign.name)[0].meta["sizes"]
-        return [Unit(id=f"{number:05d}", spec={"shard": number}, rows=size) for number, size in enumerate(sizes)]
+        first = 0 if self.config.val_fraction < 1 else self.config.count
+        end = len(sizes) if self.config.val_fraction > 0 else self.config.count
+        return [Unit(id=f"{shard:05d}", spec={"shard": shard}, rows=sizes[shard]) for shard in range(first, end)]
 
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
         """Write the shard's tar and its part of the index."""
@@ -421,10 +423,18 @@ def _publish_index(ws: Workspace, packed: Sequence[Record]) -> OutputFile:
     rows = 0
     with pq.ParquetWriter(buffer, INDEX, compression="zstd") as writer:
         for record in packed:
-            table = ws.read_table(_file(record, "index").path)
-            writer.write_table(table.cast(INDEX))
+            table = _index_of(ws, record)
+            writer.write_table(table)
             rows += table.num_rows
     return _publish_bytes(ws, "shards/index.parquet", buffer.getvalue(), rows, "index")
+
+
+def _index_of(ws: Workspace, record: Record) -> pa.Table:
+    path = _file(record, "index").path
+    try:
+        return ws.read_table(path).cast(INDEX)
+    except FileNotFoundError as error:
+        raise UnitError(f"{path} is gone: run the stage again with --force shards") from error
 
 
 def _publish_bytes(ws: Workspace, path: str, data: bytes, rows: int, kind: str) -> OutputFile:

@@ -20,8 +20,9 @@ from stages import schema
 from stages.base import OutputFile, Unit
 from stages.errors import UnitError, UserError
 from stages.shards import ShardsConfig, ShardsStage, fraction, place, windows
+from stages.storage import Store
 from stages.tar import TarWriter
-from tests.harness import give_input, run_stage
+from tests.harness import give_input, run_phase, run_stage
 
 COLUMNS = schema.extend(schema.COMMON, schema.KEYWORDS, schema.DOWNLOAD, schema.DEDUP, schema.OUTLIERS)
 
@@ -234,29 +235,45 @@ def test_no_rows_give_valid_empty_tars(tmp_path: Path) -> None:
             assert tar.getnames() == []
 
 
+class Killed(UnitWorkspace):
+    """Dies at the second move."""
+
+    moves = 0
+
+    def move(self, path: str, target: str) -> None:
+        self.moves += 1
+        if self.moves == 2:
+            raise KeyboardInterrupt
+        super().move(path, target)
+
+
 def test_publishing_again_after_a_kill_half_way(tmp_path: Path) -> None:
     make_root(tmp_path, [sample(n) for n in range(12)])
     stage = ShardsStage(ShardsConfig(count=2, val_fraction=0.3))
-    first = run_stage(stage, tmp_path, "dedup", subset="pub11", fingerprint="f")
-    state = StageRun(store=_store(tmp_path), stage="shards", fingerprint="f", input_stage="dedup", subset="pub11")
-    records = {"pack": commit.records(state.store, "shards", "f", "pack")}
+    store = Store(str(tmp_path))
+    state = StageRun(store=store, stage="shards", fingerprint="f", input_stage="dedup", subset="pub11")
+    for phase in stage.phases():
+        run_phase(state, phase)
+    records = {"pack": commit.records(store, "shards", "f", "pack")}
+    with pytest.raises(KeyboardInterrupt):
+        stage.publish(Killed(state, "publish", Unit(id="publish")), records)
     ws = UnitWorkspace(state, "publish", Unit(id="publish"))
-    sides = [f for r in records["pack"] for f in r.files if f.kind == "side"]
-    assert all((tmp_path / side.path).exists() for side in sides) or not sides
-    moved = next(f for f in first.outputs if f.kind == "tar")
-    source = next(f for f in records["pack"][0].files if f.kind == "tar")
-    assert source.sha256 == moved.sha256
-    if all((tmp_path / side.path).exists() for side in sides):
-        assert stage.publish(ws, records) == list(first.outputs)
-    (tmp_path / moved.path).write_bytes(b"something else")
+    outputs = stage.publish(ws, records)
+    assert stage.publish(ws, records) == outputs
+    assert len(tars(tmp_path)) == 4
+    (tmp_path / outputs[0].path).write_bytes(b"something else")
     with pytest.raises(UnitError, match="--force shards"):
         stage.publish(ws, records)
 
 
-def _store(root: Path) -> Any:
-    from stages.storage import Store
-
-    return Store(str(root))
+def test_a_record_without_its_index_says_how_to_go_on(tmp_path: Path) -> None:
+    make_root(tmp_path, [sample(n) for n in range(4)])
+    stage = ShardsStage(ShardsConfig(count=1))
+    run_stage(stage, tmp_path, "dedup", fingerprint="f")
+    state = StageRun(store=Store(str(tmp_path)), stage="shards", fingerprint="f", input_stage="dedup")
+    records = {"pack": commit.records(state.store, "shards", "f", "pack")}
+    with pytest.raises(UnitError, match="--force shards"):
+        stage.publish(UnitWorkspace(state, "publish", Unit(id="publish")), records)
 
 
 def test_changed_image_bytes_are_an_error(tmp_path: Path) -> None:
