@@ -10,7 +10,7 @@ HIDDEN = "***"
 _SECRET_NAME = re.compile(
     r"secret|token|passw|credential|signature|^key$|api_?key|access_?key|private|connection_string|sas", re.I
 )
-_USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+@")
+_USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+@|(?<=s3://)[^/:@\s]+:[^@\s]+@")
 _SECRET_QUERY = re.compile(
     r"(?i)([?&](?:[\w-]*(?:signature|token|secret|credential|accesskeyid|password|apikey|api_key)|sig|key)=)[^&#\s'\"]+"
 )

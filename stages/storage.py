@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, cast
+from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -23,6 +25,8 @@ READ_GAP = 64 << 10
 """Ranges closer than this share one read."""
 READ_MOST = 16 << 20
 """… as long as the read stays below this."""
+_CREDENTIALS = re.compile(r"^([^/:@\s]+):([^@\s]+)@")
+"""`KEY:SECRET@` before a bucket; secrets may hold slashes, buckets no colons."""
 
 
 @dataclass(frozen=True)
@@ -200,12 +204,7 @@ def strip_protocol(url: str) -> str:
     kind = protocol(url)
     if kind == "file":
         return str(LocalFileSystem._strip_protocol(url))
-    return _without_user(url.split("://", 1)[1])
-
-
-def _without_user(rest: str) -> str:
-    host, slash, path = rest.partition("/")
-    return host.rpartition("@")[2] + slash + path
+    return _CREDENTIALS.sub("", url.split("://", 1)[1])
 
 
 def file_system(url: str, options: Mapping[str, Any] | None = None) -> fsspec.AbstractFileSystem:
@@ -218,11 +217,10 @@ def file_system(url: str, options: Mapping[str, Any] | None = None) -> fsspec.Ab
     if kind == "memory":
         raise UserError(f"{url}: memory:// cannot be used, since workers are processes of their own")
     settings = dict(options or {})
-    host = url.split("://", 1)[1].partition("/")[0] if kind != "file" else ""
-    if "@" in host and kind in ("s3", "s3a"):
-        key, _, secret = host.rpartition("@")[0].partition(":")
-        settings.setdefault("key", key)
-        settings.setdefault("secret", secret)
+    credentials = _CREDENTIALS.match(url.split("://", 1)[-1])
+    if credentials and kind in ("s3", "s3a"):
+        settings.setdefault("key", unquote(credentials[1]))
+        settings.setdefault("secret", unquote(credentials[2]))
     try:
         return fsspec.filesystem(kind, **settings)
     except (ValueError, ImportError) as error:
