@@ -1,0 +1,159 @@
+"""Files of lines, split at LF only: whole ones through a decompressor, plain ones by byte range."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any, cast
+
+import numpy as np
+
+from stages.readers.batch import BrokenFile, Piece
+from stages.sources import Source, SourceFile
+from stages.storage import Store
+
+RANGE_BYTES = 64 << 20
+CHUNK_BYTES = 8 << 20
+LONGEST_LINE = 16 << 20
+"""A longer line is no row anybody meant: it counts as bad, and is never held whole."""
+LINE_BYTES = 200
+"""A guess, for progress."""
+_GZIP_RATIO = 3
+_DECOMPRESS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Consecutive lines of a file, without copying them apart."""
+
+    data: np.ndarray
+    """Their bytes (uint8), the last line ended by LF like the others."""
+    starts: np.ndarray
+    """Where each begins in `data`."""
+    ends: np.ndarray
+    """Where each ends, exclusive, before its LF and a CR in front of it."""
+    offset: int
+    """Where `data` begins in the (decompressed) file."""
+    too_long: int = 0
+    """Lines above `LONGEST_LINE` that stood here and were skipped."""
+
+
+def pieces(files: tuple[SourceFile, ...], role: str) -> Iterator[Piece]:
+    """Byte ranges of plain files, and compressed files whole; empty files have none."""
+    for number, file in enumerate(files):
+        if is_compressed(file.url):
+            rows = file.size * _GZIP_RATIO // LINE_BYTES
+            yield Piece(role=role, file=number, rows=rows)
+            continue
+        for start in range(0, file.size, RANGE_BYTES):
+            stop = min(start + RANGE_BYTES, file.size)
+            yield Piece(role=role, file=number, start=start, stop=stop, rows=(stop - start) // LINE_BYTES)
+
+
+def whole_files(files: tuple[SourceFile, ...], role: str) -> Iterator[Piece]:
+    """A piece a file, for formats that cannot be entered in the middle; empty files have none."""
+    for number, file in enumerate(files):
+        if file.size:
+            yield Piece(role=role, file=number, rows=file.size // LINE_BYTES)
+
+
+def is_compressed(url: str) -> bool:
+    """Whether the name says so."""
+    return url.endswith(tuple(_DECOMPRESS))
+
+
+def open_bytes(source: Source, file: SourceFile) -> IO[bytes]:
+    """The file's decompressed bytes, as a stream."""
+    raw = Store(file.url, source.storage_options).open(file.url)
+    for ending, opener in _DECOMPRESS.items():
+        if file.url.endswith(ending):
+            return cast(IO[bytes], opener(raw, "rb"))
+    return raw
+
+
+def read_lines(source: Source, file: SourceFile, start: int = 0, stop: int = -1) -> Iterator[Lines]:
+    """The lines that begin in [start, stop) of a file, in chunks of about `CHUNK_BYTES`.
+
+    Raises:
+        BrokenFile: compressed data that ends early or is damaged.
+    """
+    with open_bytes(source, file) as stream:
+        position, skipping = start, False
+        if start:
+            stream.seek(start - 1)
+            position, skipping = start - 1, True
+        yield from _Splitter(position, skipping, stop).run(stream, file.url)
+
+
+def _read(stream: IO[bytes], url: str) -> bytes:
+    try:
+        return stream.read(CHUNK_BYTES)
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise BrokenFile(f"{url}: {error}") from error
+
+
+class _Splitter:
+    """Cuts a stream of bytes after its LFs, holding one unfinished line at most."""
+
+    def __init__(self, position: int, skipping: bool, stop: int) -> None:
+        self.position = position
+        """Where the unfinished line begins."""
+        self.skipping = skipping
+        """Within a line that does not count: it began before the range, or is too long."""
+        self.stop = stop
+        self.rest = b""
+        self.too_long = 0
+
+    def run(self, stream: IO[bytes], url: str) -> Iterator[Lines]:
+        while data := _read(stream, url):
+            if self.skipping:
+                data = self._skip(data)
+            if not data:
+                continue
+            data = self.rest + data
+            cut = data.rfind(b"\n") + 1
+            self.rest = data[cut:]
+            if cut:
+                yield from self._lines(data[:cut])
+            if self._beyond():
+                return
+            if len(self.rest) > LONGEST_LINE:
+                self.too_long += 1
+                self.position += len(self.rest)
+                self.rest, self.skipping = b"", True
+        if self.rest and not self._beyond():
+            yield from self._lines(self.rest + b"\n")
+        if self.too_long:
+            empty = np.zeros(0, np.int64)
+            yield Lines(np.zeros(0, np.uint8), empty, empty, self.position, self.too_long)
+
+    def _skip(self, data: bytes) -> bytes:
+        """What follows the line being skipped."""
+        cut = data.find(b"\n") + 1
+        self.skipping = cut == 0
+        self.position += cut or len(data)
+        return data[cut:] if cut else b""
+
+    def _beyond(self) -> bool:
+        return 0 <= self.stop <= self.position
+
+    def _lines(self, data: bytes) -> Iterator[Lines]:
+        """`data` ends with LF and begins at `position`; lines from `stop` on belong to the next range."""
+        array = np.frombuffer(data, np.uint8)
+        breaks = np.flatnonzero(array == 10)
+        starts = np.concatenate([[0], breaks[:-1] + 1])
+        offset, self.position = self.position, self.position + len(data)
+        if self.stop >= 0:
+            count = int(np.searchsorted(starts, self.stop - offset))
+            starts, breaks = starts[:count], breaks[:count]
+        if len(starts):
+            ends = breaks - ((breaks > starts) & (array[breaks - 1] == 13))
+            long = ends - starts > LONGEST_LINE
+            yield Lines(array, starts[~long], ends[~long], offset, self.too_long + int(long.sum()))
+            self.too_long = 0
