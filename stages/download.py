@@ -1,0 +1,233 @@
+"""The download stage: every kept row's image, or the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from stages import blocklist
+from stages.base import Ledger, Phase, Record, Result, Stage, Unit, Workspace, operational, semantic
+from stages.fetch import folder, opt_out, resize
+from stages.fetch.addresses import networks
+from stages.fetch.adopt import Known, Terms, adopt, matching
+from stages.fetch.chunks import ChunkPhase, PartitionPhase, kept_rows
+from stages.fetch.facts import NOTHING, URL, output_table
+from stages.fetch.options import FetchOptions
+from stages.fetch.outcome import FAILURES, is_transient
+from stages.images import MAX_PIXELS, REASONS, Limits
+from stages.schema import DOWNLOAD
+from stages.urls import canonical_url
+
+if TYPE_CHECKING:
+    from stages.fetch.lane import Lane
+
+__all__ = ["DownloadConfig", "DownloadStage", "is_transient"]
+
+VERSION = 1
+PRODUCT = "rs-curation/0.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadConfig:
+    """How images are fetched."""
+
+    timeout_s: float = operational(15.0, help="seconds for one attempt, redirects and body included")
+    retries: int = operational(2, help="attempts after the first one, for transient failures")
+    max_bytes: int = semantic(50_000_000, help="larger bodies are too_large")
+    max_pixels: int = semantic(MAX_PIXELS, help="larger images are too_many_pixels")
+    max_redirects: int = semantic(5, help="redirects followed")
+    per_host: int = operational(8, help="requests at once to one host")
+    concurrency: int = operational(128, help="requests at once of one bucket of hosts")
+    allow_private: tuple[str, ...] = operational((), help="networks that may be connected to though not public")
+    user_agent: str | None = operational(None, help="User-Agent header, whole")
+    contact: str | None = operational(None, help="URL or address shown in the default User-Agent")
+    respect_robots: bool = semantic(True, help="honour robots.txt")
+    respect_opt_outs: bool = semantic(True, help="honour X-Robots-Tag and TDM-Reservation headers")
+    opt_out_directives: tuple[str, ...] = semantic(opt_out.DIRECTIVES, help="X-Robots-Tag directives that count")
+    resize: dict[str, Any] | None = semantic(None, help="options of img2dataset's resizer; null keeps the bytes")
+    from_img2dataset: str | None = semantic(None, help="an img2dataset output folder, used instead of fetching")
+    blocklist: tuple[str, ...] = semantic((), help="files of urls, domains, sha256 or phash that never enter")
+    retry_failed: bool = operational(False, help="fetch transient failures of earlier runs again")
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what no type can tell."""
+        for name in ("timeout_s", "max_bytes", "max_pixels", "per_host", "concurrency"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; accepted: a number above 0")
+        for name in ("retries", "max_redirects"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; accepted: 0 or more")
+        networks(self.allow_private)
+        if self.resize is not None:
+            resize.check(self.resize)
+
+    @property
+    def agent(self) -> str:
+        """The User-Agent header."""
+        contact = f" (+{self.contact})" if self.contact else ""
+        return self.user_agent or f"{PRODUCT}{contact}"
+
+    def fetch_options(self) -> FetchOptions:
+        """What the fetcher needs."""
+        return FetchOptions(
+            user_agent=self.agent,
+            timeout_s=self.timeout_s,
+            retries=self.retries,
+            max_bytes=self.max_bytes,
+            max_redirects=self.max_redirects,
+            per_host=self.per_host,
+            concurrency=self.concurrency,
+            allowed=networks(self.allow_private),
+            respect_robots=self.respect_robots,
+            respect_opt_outs=self.respect_opt_outs,
+            opt_out_directives=self.opt_out_directives,
+        )
+
+    def terms(self) -> Terms:
+        """What a result of an earlier run must have been fetched under."""
+        return Terms(
+            version=VERSION,
+            max_bytes=self.max_bytes,
+            max_pixels=self.max_pixels,
+            max_redirects=self.max_redirects,
+            respect_robots=self.respect_robots,
+            respect_opt_outs=self.respect_opt_outs,
+            opt_out_directives=self.opt_out_directives,
+            resize=self.resize,
+            from_img2dataset=self.from_img2dataset,
+        )
+
+
+class FetchPhase(Phase):
+    """One chunk a unit, one bucket a lane."""
+
+    name = "fetch"
+    cpus = 0.5
+    risky = True
+
+    def __init__(self, config: DownloadConfig) -> None:
+        self.config = config
+
+    def cut(self, ws: Workspace) -> list[Unit]:
+        """A unit for each chunk; chunks of a bucket run one after another."""
+        return [unit for record in ws.phase_records("chunks") for unit in _chunk_units(record)]
+
+    def setup(self, ws: Workspace) -> Lane:
+        """The bucket's event loop and fetcher."""
+        from stages.fetch.lane import Lane
+
+        config = self.config
+        resizer = resize.Resize(config.resize) if config.resize is not None else None
+        limits = Limits(max_pixels=config.max_pixels)
+        return Lane(config.fetch_options(), limits, blocklist.load(config.blocklist), resizer)
+
+    def close(self, state: Lane) -> None:
+        """Close the bucket's connections."""
+        state.close()
+
+    def work(self, unit: Unit, ws: Workspace, state: Lane, prepared: pa.Table | None = None) -> Result:
+        """Adopt, import or fetch the chunk's URLs; one tar of images, one part of rows."""
+        spec = unit.spec
+        if state.bucket != spec["bucket"]:
+            state.known = self._known(ws, spec)
+            state.bucket = spec["bucket"]
+        table = ws.read_table(spec["file"], row_groups=[spec["row_group"]])
+        by_url = state.facts(_wanted(table), ws)
+        repeated = table.column("reason").is_valid().to_pylist()
+        facts = [
+            NOTHING if again else by_url[url]
+            for url, again in zip(table.column(URL).to_pylist(), repeated, strict=True)
+        ]
+        rows = output_table(table, facts)
+        ws.write_table("part", rows)
+        ledger = Ledger()
+        ledger.add_table(rows)
+        meta = {"bucket": spec["bucket"], "buckets": spec["buckets"], "terms": self.config.terms().to_json()}
+        return Result(ledger=ledger, meta=meta)
+
+    def _known(self, ws: Workspace, spec: Mapping[str, Any]) -> Known:
+        records = matching(ws.earlier_records(self.name), spec["bucket"], spec["buckets"])
+        config = self.config
+        adopted = adopt(ws, records, config.terms(), blocklist.load(config.blocklist), retry_failed=config.retry_failed)
+        imported = folder.known_urls(ws, spec["bucket"]) if config.from_img2dataset else {}
+        return Known(adopted=adopted, imported=imported)
+
+
+def _chunk_units(record: Record) -> list[Unit]:
+    units = []
+    for row_group, (bucket, rows) in enumerate(record.meta["chunks"]):
+        units.append(
+            Unit(
+                id=f"{bucket:04d}-{row_group:05d}",
+                spec={
+                    "file": record.files[0].path,
+                    "row_group": row_group,
+                    "bucket": bucket,
+                    "buckets": record.meta["buckets"],
+                },
+                rows=rows,
+                lane=f"{bucket:04d}",
+            )
+        )
+    return units
+
+
+def _wanted(table: pa.Table) -> dict[str, str]:
+    """The chunk's URLs, each with the key that names its image."""
+    fresh = table.filter(table.column("reason").is_null())
+    urls: dict[str, str] = {}
+    for url, key in zip(fresh.column(URL).to_pylist(), fresh.column("key").to_pylist(), strict=True):
+        urls.setdefault(url, key)
+    return urls
+
+
+class DownloadStage(Stage):
+    """Fetches images, politely and once each; keeps original bytes, validated and hashed."""
+
+    name = "download"
+    version = VERSION
+    config_class = DownloadConfig
+    reasons = FAILURES | REASONS | {"blocklisted", "duplicate_row"}
+    requires = frozenset({"key", "source", "url", "caption"})
+    adds = DOWNLOAD
+    keeps_results = True
+
+    def phases(self) -> list[Phase]:
+        """Shard by host, cut into chunks, fetch."""
+        before: list[Phase] = [PartitionPhase(), ChunkPhase()]
+        if self.config.from_img2dataset:
+            before.append(folder.FolderPhase(self.config.from_img2dataset))
+        return [*before, FetchPhase(self.config)]
+
+    def named_files(self) -> list[str]:
+        """Blocklists, and the tables of an img2dataset folder."""
+        imported = folder.tables(self.config.from_img2dataset) if self.config.from_img2dataset else []
+        return [*self.config.blocklist, *imported]
+
+    def check(self) -> None:
+        """Read the blocklists, and look for the folder's tables."""
+        blocklist.load(self.config.blocklist)
+        if self.config.from_img2dataset:
+            folder.tables(self.config.from_img2dataset)
+
+    def preview(self, ws: Workspace) -> tuple[int, int] | None:
+        """(rows whose URL earlier runs settled, rows to fetch)."""
+        config = self.config
+        known = adopt(
+            ws,
+            ws.earlier_records(FetchPhase.name),
+            config.terms(),
+            blocklist.load(config.blocklist),
+            retry_failed=config.retry_failed,
+        )
+        settled = todo = 0
+        for file in ws.input_files():
+            for url in kept_rows(ws, file.path, ["url", "status"]).column("url").to_pylist():
+                if canonical_url(url or "") in known.facts:
+                    settled += 1
+                else:
+                    todo += 1
+        return settled, todo

@@ -1,0 +1,143 @@
+"""Rows before they are fetched: sharded by host into buckets, and buckets cut into chunks.
+
+Rows of one URL meet in one bucket and in one chunk, so a URL is fetched once without any shared state.
+Within a bucket URLs stand in the order of a hash, which mixes its hosts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stages.base import KEPT, Phase, Result, Unit, Workspace, group_files
+from stages.fetch.facts import URL
+from stages.urls import canonical_url, host
+
+ROWS_PER_BUCKET = 2_000
+FEWEST, MOST = 4, 1024
+CHUNK_ROWS = 500
+GROUP_ROWS = 1_000_000
+BUCKETS_PER_UNIT = 16
+
+
+def buckets_for(rows: int) -> int:
+    """A power of two, so that each bucket of one run lies within one bucket of another, or is made of some."""
+    wanted = max(rows // ROWS_PER_BUCKET, 1)
+    return min(max(1 << (wanted - 1).bit_length(), FEWEST), MOST)
+
+
+def bucket_of(url: str, buckets: int) -> int:
+    """The bucket of a canonical URL, by its host."""
+    return _hash(host(url)) & (buckets - 1)
+
+
+def overlaps(bucket: int, buckets: int, other: int, others: int) -> bool:
+    """Whether a URL can be in `bucket` of `buckets` and in `other` of `others`."""
+    fewer = min(buckets, others)
+    return (bucket - other) % fewer == 0
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def kept_rows(ws: Workspace, path: str, columns: list[str] | None = None) -> pa.Table:
+    """The rows of an input part that earlier stages kept."""
+    table = ws.read_table(path, columns)
+    return table.filter(pc.equal(table.column("status"), KEPT))
+
+
+class PartitionPhase(Phase):
+    """Input parts into one file whose row group i holds the rows of bucket i."""
+
+    name = "partition"
+
+    def cut(self, ws: Workspace) -> list[Unit]:
+        """One unit for about a million rows."""
+        files = ws.input_files()
+        buckets = buckets_for(sum(file.rows for file in files))
+        units = group_files(files, GROUP_ROWS)
+        return [
+            Unit(id=unit.id, spec={"files": unit.spec["files"], "buckets": buckets}, rows=unit.rows) for unit in units
+        ]
+
+    def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
+        """Rows in input order within each bucket, with their canonical URL."""
+        table = pa.concat_tables([kept_rows(ws, path) for path in unit.spec["files"]])
+        urls = [canonical_url(url or "") for url in table.column("url").to_pylist()]
+        numbers = np.array([bucket_of(url, unit.spec["buckets"]) for url in urls], np.int64)
+        table = table.append_column(URL, pa.array(urls, pa.string()))
+        ws.write_table("partition", _split(table, numbers, unit.spec["buckets"]), kind="side")
+        return Result(meta={"buckets": unit.spec["buckets"]})
+
+
+def _split(table: pa.Table, numbers: np.ndarray, buckets: int) -> Iterator[pa.Table]:
+    order = np.argsort(numbers, kind="stable")
+    table = table.take(pa.array(order))
+    ends = np.searchsorted(numbers[order], np.arange(buckets + 1))
+    for start, end in pairwise(ends):
+        yield table.slice(start, end - start)
+
+
+class ChunkPhase(Phase):
+    """Buckets into chunks: a file's row groups, each of whole URLs, about `CHUNK_ROWS` rows."""
+
+    name = "chunks"
+
+    def cut(self, ws: Workspace) -> list[Unit]:
+        """A unit for some buckets."""
+        records = ws.phase_records("partition")
+        if not records:
+            return []
+        buckets = records[0].meta["buckets"]
+        starts = range(0, buckets, BUCKETS_PER_UNIT)
+        return [
+            Unit(
+                id=f"{start:04d}",
+                spec={"first": start, "last": min(start + BUCKETS_PER_UNIT, buckets) - 1, "buckets": buckets},
+            )
+            for start in starts
+        ]
+
+    def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
+        """`meta["chunks"]` tells bucket and rows of each row group."""
+        chunks: list[pa.Table] = []
+        told: list[tuple[int, int]] = []
+        paths = [file.path for file in ws.phase_files("partition", "side")]
+        for bucket in range(unit.spec["first"], unit.spec["last"] + 1):
+            rows = pa.concat_tables([ws.read_table(path, row_groups=[bucket]) for path in paths])
+            for chunk in cut_bucket(rows):
+                chunks.append(chunk)
+                told.append((bucket, chunk.num_rows))
+        if chunks:
+            ws.write_table("chunks", chunks, kind="side")
+        return Result(meta={"chunks": told, "buckets": unit.spec["buckets"]})
+
+
+def cut_bucket(table: pa.Table, rows: int = CHUNK_ROWS) -> list[pa.Table]:
+    """A bucket's rows in chunks; of rows with equal keys all but the first get the reason `duplicate_row`."""
+    if table.num_rows == 0:
+        return []
+    urls = table.column(URL).to_pylist()
+    order = sorted(range(len(urls)), key=lambda row: (_hash(urls[row]), urls[row]))
+    table = _mark_repeats(table).take(pa.array(order, pa.int64()))
+    starts = [0]
+    for at in range(1, len(order)):
+        if at - starts[-1] >= rows and urls[order[at]] != urls[order[at - 1]]:
+            starts.append(at)
+    return [table.slice(start, end - start) for start, end in zip(starts, [*starts[1:], table.num_rows], strict=True)]
+
+
+def _mark_repeats(table: pa.Table) -> pa.Table:
+    seen: set[str] = set()
+    reasons: list[str | None] = []
+    for key in table.column("key").to_pylist():
+        reasons.append("duplicate_row" if key in seen else None)
+        seen.add(key)
+    return table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(reasons, pa.string()))

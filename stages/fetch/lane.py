@@ -1,0 +1,216 @@
+"""Fetching the chunks of one bucket: an event loop, a fetcher and what earlier runs know, shared by its chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from stages.base import NewFile, Workspace
+from stages.blocklist import Blocklist
+from stages.errors import UnitError
+from stages.fetch.adopt import Adopted, Known
+from stages.fetch.client import Fetcher
+from stages.fetch.facts import Facts, judged
+from stages.fetch.options import FetchOptions
+from stages.fetch.outcome import Fetched
+from stages.fetch.resize import Resize
+from stages.images import EXTENSIONS, Limits, Verdict, inspect
+from stages.sandbox import Sandbox
+from stages.tar import TarWriter
+
+DECODE_SECONDS = 60.0
+"""A decode that takes longer counts as a crash."""
+DECODERS = 2
+
+
+class Lane:
+    """State of one bucket: `facts` does a chunk, `close` ends it.
+
+    `bucket` and `known` are set by whoever knows what earlier runs left.
+    """
+
+    def __init__(self, options: FetchOptions, limits: Limits, blocklist: Blocklist, resize: Resize | None) -> None:
+        self._options = options
+        self._limits = limits
+        self._blocklist = blocklist
+        self._resize = resize
+        self._runner = asyncio.Runner()
+        self._fetcher: Fetcher | None = None
+        self._decoders = self._new_decoders()
+        self.bucket: int | None = None
+        self.known = Known(adopted=Adopted(), imported={})
+
+    def _new_decoders(self) -> ThreadPoolExecutor:
+        # img2dataset's resizer redirects the process's stdout while it works: one at a time
+        return ThreadPoolExecutor(1 if self._resize else DECODERS, thread_name_prefix="decode")
+
+    def close(self) -> None:
+        """Close connections, threads and the loop."""
+        if self._fetcher is not None:
+            self._runner.run(self._fetcher.close())
+        self._runner.close()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    def facts(self, urls: Mapping[str, str], ws: Workspace) -> dict[str, Facts]:
+        """Facts of the URLs of one chunk; images go into one tar.
+
+        Args:
+            urls: canonical URL to the key that names its image.
+            ws: where the tar is written.
+        """
+        with contextlib.ExitStack() as stack:
+            sandbox = Sandbox(self._limits) if ws.careful else None
+            if sandbox is not None:
+                stack.callback(sandbox.close)
+            chunk = _Chunk(ws, stack, sandbox.inspect if sandbox else self._inspect)
+            return self._runner.run(self._collect(urls, chunk))
+
+    def _inspect(self, data: bytes) -> Verdict:
+        return inspect(data, self._limits)
+
+    async def _collect(self, urls: Mapping[str, str], chunk: _Chunk) -> dict[str, Facts]:
+        found: dict[str, Facts] = {}
+
+        async def settle(url: str, work: Coroutine[Any, Any, Facts]) -> None:
+            found[url] = self._screened(await work)
+            chunk.report(found[url])
+
+        for url in urls:
+            ready = self._ready(url)
+            if ready is not None:
+                found[url] = self._screened(ready)
+                chunk.report(found[url])
+        rest = [url for url in urls if url not in found]
+        for url, data in _imported(chunk.ws, rest, self.known.imported):
+            await settle(url, self._import(urls[url], data, self.known.imported[url], chunk))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for url in rest:
+                    if url not in found:
+                        group.create_task(settle(url, self._fetch(url, urls[url], chunk)))
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
+        chunk.close()
+        chunk.ws.refer(_referred(found.values(), self.known.adopted))
+        return found
+
+    def _ready(self, url: str) -> Facts | None:
+        """Facts that need no bytes: blocked, adopted, or failed in the folder."""
+        if self._blocklist.blocks_url(url):
+            return Facts(reason="blocklisted")
+        adopted = self.known.adopted.facts.get(url)
+        if adopted is not None:
+            return adopted
+        entry = self.known.imported.get(url)
+        if entry is not None and entry["reason"] is not None:
+            return Facts(reason=entry["reason"], http_status=entry["http_status"])
+        return None
+
+    def _screened(self, facts: Facts) -> Facts:
+        """Images of the blocklist lose their bytes."""
+        blocked = facts.sha256 in self._blocklist.sha256 or facts.phash in self._blocklist.phash
+        return replace(facts, reason="blocklisted", image=None) if facts.has_bytes and blocked else facts
+
+    async def _import(self, name: str, data: bytes, entry: Mapping[str, Any], chunk: _Chunk) -> Facts:
+        facts = await self._store(name, data, chunk, place=entry["image"])
+        return replace(facts, http_status=entry["http_status"])
+
+    async def _fetch(self, url: str, name: str, chunk: _Chunk) -> Facts:
+        if self._fetcher is None:
+            self._fetcher = Fetcher(self._options)
+        fetched = await self._fetcher.fetch(url)
+        facts = await self._store_fetched(fetched, name, chunk)
+        facts = replace(
+            facts,
+            http_status=fetched.http_status,
+            attempts=fetched.attempts,
+            fetched_at=datetime.now(UTC) if fetched.attempts else None,
+        )
+        return facts.after(self.known.adopted.attempts.get(url))
+
+    async def _store_fetched(self, fetched: Fetched, name: str, chunk: _Chunk) -> Facts:
+        if fetched.reason is not None:
+            return Facts(reason=fetched.reason)
+        return await self._store(name, fetched.data, chunk)
+
+    async def _store(self, name: str, data: bytes, chunk: _Chunk, place: Mapping[str, Any] | None = None) -> Facts:
+        """Decode a body; an image is resized if asked, and lands in the tar unless it has a `place`."""
+        verdict = await self._decode(chunk.inspect, data)
+        if verdict.reason is None and self._resize is not None:
+            data, place = await self._in_thread(self._resize, data), None
+            verdict = await self._decode(chunk.inspect, data) if data else replace(verdict, reason="corrupt")
+        facts = judged(verdict)
+        if not self._screened(facts).has_bytes:
+            return facts
+        return replace(facts, image=place or chunk.add(f"{name}.{EXTENSIONS[facts.format or '']}", data))
+
+    async def _decode(self, work: Callable[[bytes], Verdict], data: bytes) -> Verdict:
+        try:
+            return await asyncio.wait_for(self._in_thread(work, data), DECODE_SECONDS)
+        except TimeoutError:
+            # the thread cannot be ended: leave it behind, with its pool
+            self._decoders.shutdown(wait=False)
+            self._decoders = self._new_decoders()
+            return replace(inspect(b""), reason="decoder_crash", bytes=len(data))
+
+    async def _in_thread(self, work: Callable[[bytes], Any], data: bytes) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work, data)
+
+
+class _Chunk:
+    """The tar of one chunk, opened with its first image."""
+
+    def __init__(self, ws: Workspace, stack: contextlib.ExitStack, inspect: Callable[[bytes], Verdict]) -> None:
+        self.ws = ws
+        self.inspect = inspect
+        self._stack = stack
+        self._file: NewFile | None = None
+        self._tar: TarWriter | None = None
+
+    def add(self, name: str, data: bytes) -> dict[str, Any]:
+        """Store an image; returns its `image` column."""
+        if self._file is None or self._tar is None:
+            self._file = self._stack.enter_context(self.ws.create("images", ".tar", "images"))
+            self._tar = TarWriter(self._file)
+        self._file.rows += 1
+        return {"tar": self._file.path, "offset": self._tar.add(name, data), "size": len(data)}
+
+    def report(self, facts: Facts) -> None:
+        """Tell the user about one more URL."""
+        self.ws.progress(1, int(facts.has_bytes), int(not facts.has_bytes))
+
+    def close(self) -> None:
+        """Write the tar's end."""
+        if self._tar is not None:
+            self._tar.close()
+
+
+def _imported(
+    ws: Workspace, urls: Sequence[str], entries: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, bytes]]:
+    """The bytes of URLs that an img2dataset folder holds, file by file in their order there."""
+    places = sorted(
+        (entries[url]["image"]["tar"], entries[url]["image"]["offset"], entries[url]["image"]["size"], url)
+        for url in urls
+        if url in entries
+    )
+    for tar in dict.fromkeys(place[0] for place in places):
+        inside = [place[1:] for place in places if place[0] == tar]
+        try:
+            for (_, _, url), data in zip(
+                inside, ws.read_ranges(tar, [(start, size) for start, size, _ in inside]), strict=True
+            ):
+                yield url, data
+        except FileNotFoundError as error:
+            raise UnitError(f"{tar} is gone, though its folder's table names it") from error
+
+
+def _referred(facts: Any, adopted: Adopted) -> list[Any]:
+    """The files of earlier runs that facts point at."""
+    paths = sorted({fact.image["tar"] for fact in facts if fact.image is not None})
+    return [adopted.files[path] for path in paths if path in adopted.files]
