@@ -291,5 +291,5 @@ def _check_unsafe(conditions: tuple[Any, ...], where_in: str) -> None:
                 f"{where_in}: unsafe holds {item!r}; {{column, over: number}} or {{column, equals: [values]}} is needed"
             )
         _check_keys(item, _UNSAFE_KEYS, f"{where_in}: unsafe")
-        if not isinstance(item.get("over", 0.0), int | float) or not isinstance(item.get("equals", []), list):
+        if not isinstance(item.get("over", 0.0), int | float) or not isinstance(item.get("equals", [0]), list):
             raise UserError(f"{where_in}: unsafe holds {item!r}; over takes a number, equals a list")

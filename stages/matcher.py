@@ -1,0 +1,100 @@
+"""Which texts of an Arrow column hold which terms, at the speed of one pass over the column's bytes.
+
+Hyperscan scans the whole data buffer once for all terms; its match ends give the rows. It knows nothing of where a
+text begins, so it may find too much (a word that begins before a row's border, or within another word), never too
+little; each term's published pattern then decides, by RE2, on the few rows found for it. Where there is no
+hyperscan (it needs x86-64), RE2 finds the rows by the alternation of all patterns.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stages.patterns import Term, alternation
+from stages.readers.roles import offsets
+
+_SPACE_BYTES = rb"(?:[\x09-\x0d \x2d_]|\xc2\xa0|\xe2\x80[\x90-\x95])+"
+
+
+class Matcher:
+    """Finds terms; make it once a process (`matcher`), since compiling takes a moment."""
+
+    def __init__(self, terms: tuple[Term, ...]) -> None:
+        self.terms = terms
+        self._database = _compile(terms)
+        self._any = alternation(terms)
+
+    def hits(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        """Rows that hold a term and the term's number, pair by pair, in order of both; nulls never hit.
+
+        `texts` is string or large_string, valid UTF-8.
+        """
+        count = len(self.terms)
+        if len(texts) == 0 or count == 0:
+            return _pairs(np.zeros(0, np.int64), 1)
+        candidates = self._scan(texts) if self._database is not None else self._search(texts)
+        rows, terms = _pairs(candidates, count)
+        found = [candidates[:0]]
+        for term in np.unique(terms):
+            of_term = rows[terms == term]
+            holds = pc.match_substring_regex(texts.take(pa.array(of_term)), self.terms[term].pattern)
+            found.append(of_term[_true(holds)] * count + term)
+        return _pairs(np.sort(np.concatenate(found)), count)
+
+    def _scan(self, texts: pa.Array) -> np.ndarray:
+        """Candidates (row × number of terms + term) by hyperscan, sorted."""
+        bounds = offsets(texts)
+        base = int(bounds[0])
+        if bounds[-1] == base:
+            return np.zeros(0, np.int64)
+        found: list[tuple[int, int, int, int, Any]] = []
+        append = found.append
+        data = memoryview(texts.buffers()[2])[base : int(bounds[-1])]
+        self._database.scan(data, match_event_handler=lambda *match: append(match))
+        ids, _, ends, *_ = zip(*found, strict=True) if found else ((), (), ())
+        rows = np.searchsorted(bounds[1:], np.array(ends, np.int64) + base, side="left")
+        return np.unique(rows.astype(np.int64) * len(self.terms) + np.array(ids, np.int64))
+
+    def _search(self, texts: pa.Array) -> np.ndarray:
+        """Candidates by RE2: rows that hold any term, each paired with every term."""
+        rows = np.flatnonzero(_true(pc.match_substring_regex(texts, self._any)))
+        pairs: np.ndarray = (rows[:, None] * len(self.terms) + np.arange(len(self.terms))).ravel()
+        return pairs
+
+
+@lru_cache(maxsize=4)
+def matcher(terms: tuple[Term, ...]) -> Matcher:
+    """The matcher of some terms, kept by the process."""
+    return Matcher(terms)
+
+
+def _pairs(codes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    return codes // count, codes % count
+
+
+def _true(flags: pa.Array) -> np.ndarray:
+    result: np.ndarray = flags.fill_null(False).to_numpy(zero_copy_only=False)
+    return result
+
+
+def _compile(terms: tuple[Term, ...]) -> Any:
+    """A hyperscan database of the terms' bodies, or None where the library is missing."""
+    try:
+        import hyperscan
+    except ImportError:
+        return None
+    database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+    if terms:
+        flags = [hyperscan.HS_FLAG_CASELESS] * len(terms)
+        database.compile(expressions=[_body(term.text) for term in terms], ids=list(range(len(terms))), flags=flags)
+    return database
+
+
+def _body(text: str) -> bytes:
+    """A term as hyperscan reads it, byte by byte, without what must stand around it."""
+    return b"".join(_SPACE_BYTES if character in " -" else character.encode() for character in text)
