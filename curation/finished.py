@@ -108,15 +108,18 @@ def batches(
             start += batch.num_rows
 
 
-def rows_at(store: Store, file: OutputFile, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    """Whole rows of a parquet file, by number, reading only the row groups that hold them."""
+def rows_at(
+    store: Store, file: OutputFile, numbers: Sequence[int], columns: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Rows of a parquet file by number, ascending, reading only the row groups that hold them."""
     found = []
     with pq.ParquetFile(store.full(file.path), filesystem=arrow_filesystem(store)) as table:
+        present = [name for name in columns or table.schema_arrow.names if name in table.schema_arrow.names]
         start = 0
         for group in range(table.metadata.num_row_groups):
             length = table.metadata.row_group(group).num_rows
-            mine = [number - start for number in numbers if start <= number < start + length]
+            mine = [number - start for number in sorted(numbers) if start <= number < start + length]
             if mine:
-                found += table.read_row_group(group).take(mine).to_pylist()
+                found += table.read_row_group(group, columns=present).take(mine).to_pylist()
             start += length
     return found
