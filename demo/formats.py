@@ -53,7 +53,7 @@ def _share(row: Row, low: float, high: float) -> float:
 
 
 def _laion2b(rows: Sequence[Row], folder: Path) -> None:
-    columns = {
+    columns: dict[str, list[Any]] = {
         "URL": [row.url for row in rows],
         "TEXT": [row.caption for row in rows],
         "WIDTH": [400.0 for _ in rows],
@@ -67,7 +67,7 @@ def _laion2b(rows: Sequence[Row], folder: Path) -> None:
 
 
 def _laion400m(rows: Sequence[Row], folder: Path) -> None:
-    columns = {
+    columns: dict[str, list[Any]] = {
         "SAMPLE_ID": [_number(row) for row in rows],
         "URL": [row.url for row in rows],
         "TEXT": [row.caption for row in rows],
@@ -81,7 +81,7 @@ def _laion400m(rows: Sequence[Row], folder: Path) -> None:
 
 
 def _coyo700m(rows: Sequence[Row], folder: Path) -> None:
-    columns = {
+    columns: dict[str, list[Any]] = {
         "id": [_number(row) for row in rows],
         "url": [row.url for row in rows],
         "text": [row.caption for row in rows],
@@ -105,7 +105,7 @@ def _coyo700m(rows: Sequence[Row], folder: Path) -> None:
 
 def _laioncoco(rows: Sequence[Row], folder: Path) -> None:
     texts = [row.texts or (row.caption, *PLAIN) for row in rows]
-    columns = {
+    columns: dict[str, list[Any]] = {
         "URL": [row.url for row in rows],
         "TEXT": [text[0] for text in texts],
         "top_caption": [text[1] for text in texts],
@@ -152,12 +152,9 @@ def _wit(rows: Sequence[Row], folder: Path) -> None:
             language = _value(row, "language", "en")
             texts = [text or "" for text in (row.texts or (row.caption, None, None))]
             page = f"https://{language}.wikipedia.example/wiki/Page_{_number(row) % 1000}"
-            lines.append(
-                "\t".join(
-                    [language, page, str(row.url), "Page", "History", "Page / History", *texts, "image/jpeg"]
-                    + ["300", "400", "false", "true", "true", "A page.", "Its history."]
-                )
-            )
+            fields = [language, page, str(row.url), "Page", "History", "Page / History", *texts, "image/jpeg"]
+            fields += ["300", "400", "false", "true", "true", "A page.", "Its history."]
+            lines.append("\t".join(fields))
         data = "".join(line + "\n" for line in lines).encode()
         name = f"wit_v1.train.all-{number:05d}-of-00002.tsv.gz"
         (folder / name).write_bytes(gzip.compress(data, mtime=0))
@@ -222,10 +219,20 @@ def _vg(rows: Sequence[Row], folder: Path) -> None:
     """Images, and their regions by image id."""
     images, regions = [], []
     for number, row in enumerate(rows, start=1):
-        images.append({"image_id": number, "url": row.url, "width": 400, "height": 300, "coco_id": None, "flickr_id": None})
+        images.append(
+            {"image_id": number, "url": row.url, "width": 400, "height": 300, "coco_id": None, "flickr_id": None}
+        )
         phrases = row.texts or (PLAIN[0], row.caption)
         boxes = [
-            {"region_id": number * 100 + i, "image_id": number, "x": 1, "y": 2, "width": 30, "height": 40, "phrase": phrase}
+            {
+                "region_id": number * 100 + i,
+                "image_id": number,
+                "x": 1,
+                "y": 2,
+                "width": 30,
+                "height": 40,
+                "phrase": phrase,
+            }
             for i, phrase in enumerate(phrases)
         ]
         regions.append({"id": number, "regions": boxes})

@@ -164,7 +164,12 @@ def twins_by_url(corpus: Corpus) -> None:
         url, caption = corpus.picture()
         corpus.add("repeated row", source, url, caption)
         corpus.drop("exact repeat", source, url, "download", "duplicate_row", caption=caption)
-    for first, second in (("laion2b", "coyo700m"), ("laion2b", "laion400m"), ("coyo700m", "cc12m"), ("cc3m", "laioncoco")):
+    for first, second in (
+        ("laion2b", "coyo700m"),
+        ("laion2b", "laion400m"),
+        ("coyo700m", "cc12m"),
+        ("cc3m", "laioncoco"),
+    ):
         url, caption = corpus.picture()
         words = corpus.words()
         row = corpus.add("URL that is in two sources", first, url, caption, gains=(words,))
@@ -184,18 +189,32 @@ def _twin(corpus: Corpus, case: str, source: str, url: str, reason: str, row: Ro
 
 def twins_by_bytes(corpus: Corpus) -> None:
     """The same bytes under other URLs."""
-    pairs = (("laion2b", "laion400m"), ("laion2b", "yfcc15m"), ("coyo700m", "laioncoco"), ("wit", "cc12m"), ("cc3m", "sbu"))
+    pairs = (
+        ("laion2b", "laion400m"),
+        ("laion2b", "yfcc15m"),
+        ("coyo700m", "laioncoco"),
+        ("wit", "cc12m"),
+        ("cc3m", "sbu"),
+    )
     for first, second in pairs:
         image, _ = corpus.scene()
         words = corpus.words()
-        row = corpus.add("bytes that are on two hosts", first, corpus.serve(encode(image)), corpus.words(), gains=(words,))
+        row = corpus.add(
+            "bytes that are on two hosts", first, corpus.serve(encode(image)), corpus.words(), gains=(words,)
+        )
         copy = corpus.serve(encode(image))
         _twin(corpus, "same bytes on another host", second, copy, "duplicate_bytes", row, caption=words)
 
 
 def twins_by_sight(corpus: Corpus) -> None:
     """Resized and recompressed copies within the radius, and look-alikes beyond it."""
-    pairs = (("laion2b", "coyo700m"), ("laion2b", "laioncoco"), ("coyo700m", "vg"), ("laion400m", "cc3m"), ("wit", "redcaps"))
+    pairs = (
+        ("laion2b", "coyo700m"),
+        ("laion2b", "laioncoco"),
+        ("coyo700m", "vg"),
+        ("laion400m", "cc3m"),
+        ("wit", "redcaps"),
+    )
     for first, second in pairs:
         image, _ = corpus.scene()
         row = corpus.add("original of a resized copy", first, corpus.serve(encode(image)), corpus.words())

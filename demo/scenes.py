@@ -198,7 +198,9 @@ def _tanks(rng: Rng, width: int, height: int) -> Image.Image:
         for y in np.arange(cell * rng.uniform(0.2, 0.6), height, cell):
             radius = cell * rng.uniform(0.22, 0.4)
             if rng.random() < 0.25:
-                draw.polygon(_quad(rng, x, y, radius * 2, radius, 0.0), fill=_pick(rng, [(120, 70, 60), (90, 100, 116)]))
+                draw.polygon(
+                    _quad(rng, x, y, radius * 2, radius, 0.0), fill=_pick(rng, [(120, 70, 60), (90, 100, 116)])
+                )
                 continue
             off = radius * 0.25
             draw.ellipse([x - radius + off, y - radius + off, x + radius + off, y + radius + off], fill=(60, 58, 56))
@@ -232,7 +234,9 @@ def _landscape(rng: Rng, width: int, height: int) -> Image.Image:
     for _ in range(int(rng.integers(3, 9))):
         x, foot = rng.uniform(0, width), height * rng.uniform(0.75, 0.98)
         tall = height * rng.uniform(0.15, 0.4)
-        draw.polygon([(x - tall * 0.2, foot), (x + tall * 0.2, foot), (x, foot - tall)], fill=_jitter(rng, (34, 66, 38)))
+        draw.polygon(
+            [(x - tall * 0.2, foot), (x + tall * 0.2, foot), (x, foot - tall)], fill=_jitter(rng, (34, 66, 38))
+        )
     return image
 
 
@@ -260,16 +264,24 @@ def _portrait(rng: Rng, width: int, height: int) -> Image.Image:
     wall = _blend(_pick(rng, [(70, 84, 110), (150, 120, 96)]), (206, 204, 198), noise(rng, width, height, 2, 1))
     image = wall.filter(ImageFilter.GaussianBlur(6))
     draw = ImageDraw.Draw(image)
-    x, y, r = width * rng.uniform(0.4, 0.6), height * rng.uniform(0.36, 0.46), min(width, height) * rng.uniform(0.17, 0.24)
+    x, y, r = (
+        width * rng.uniform(0.4, 0.6),
+        height * rng.uniform(0.36, 0.46),
+        min(width, height) * rng.uniform(0.17, 0.24),
+    )
     skin = _pick(rng, [(232, 192, 164), (190, 140, 104), (120, 82, 60)])
     coat = _pick(rng, [(40, 44, 60), (150, 40, 44), (50, 90, 70)])
     draw.ellipse([x - r * 2.2, y + r * 1.5, x + r * 2.2, y + r * 6], fill=coat)
     draw.rectangle([x - r * 0.4, y + r * 0.8, x + r * 0.4, y + r * 1.9], fill=skin)
-    draw.ellipse([x - r * 1.15, y - r * 1.5, x + r * 1.15, y + r * 0.7], fill=_pick(rng, [(40, 28, 22), (150, 110, 60)]))
+    draw.ellipse(
+        [x - r * 1.15, y - r * 1.5, x + r * 1.15, y + r * 0.7], fill=_pick(rng, [(40, 28, 22), (150, 110, 60)])
+    )
     draw.ellipse([x - r * 0.9, y - r * 1.1, x + r * 0.9, y + r * 1.2], fill=skin)
     for side in (-0.38, 0.38):
         draw.ellipse([x + r * (side - 0.1), y - r * 0.2, x + r * (side + 0.1), y], fill=(30, 26, 30))
-    draw.arc([x - r * 0.4, y + r * 0.3, x + r * 0.4, y + r * 0.8], 10, 170, fill=(140, 50, 56), width=max(2, int(r * 0.08)))
+    draw.arc(
+        [x - r * 0.4, y + r * 0.3, x + r * 0.4, y + r * 0.8], 10, 170, fill=(140, 50, 56), width=max(2, int(r * 0.08))
+    )
     return image
 
 
@@ -304,7 +316,9 @@ def _seaside(rng: Rng, width: int, height: int) -> Image.Image:
         length = width * 0.12 * (y - level) / (height - level + 1) + 3
         draw.line([(x, y), (x + length, y)], fill=_jitter(rng, (150, 190, 206)), width=1)
     shore = height * rng.uniform(0.82, 0.92)
-    draw.polygon([(0, height), (0, shore), (width, shore + height * 0.06), (width, height)], fill=_jitter(rng, (214, 194, 150)))
+    draw.polygon(
+        [(0, height), (0, shore), (width, shore + height * 0.06), (width, height)], fill=_jitter(rng, (214, 194, 150))
+    )
     x, sail = width * rng.uniform(0.2, 0.8), height * rng.uniform(0.12, 0.25)
     draw.polygon([(x, level - sail), (x, level), (x + sail * 0.5, level)], fill=(248, 246, 240))
     draw.rectangle([x - sail * 0.3, level, x + sail * 0.5, level + sail * 0.1], fill=(96, 54, 40))

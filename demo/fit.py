@@ -1,0 +1,204 @@
+"""Fits the demo's tiny models, in seconds on a CPU, on scenes that are not in the corpus.
+
+The CLIP learns which texts go with which scenes, the detector learns overhead against ground-level.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from demo import captions, models, scenes
+
+SEED = 71
+SIDE = models.DETECTOR_SIZE
+VERSION = 1
+"""Raised when what is fitted changes, so that cached models are fitted anew."""
+
+FORMS = (
+    "{}",
+    "low resolution {}",
+    "bad {}",
+    "cropped {}",
+    "bright {}",
+    "dark {}",
+    "close-up {}",
+    "blurry {}",
+    "good {}",
+)
+ABOVE = ("remote sensing image", "aerial image", "satellite image", "aerial view", "satellite picture")
+BELOW = ("photo of a thing", "portrait", "product photo", "holiday picture", "street photo")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Scenes to learn from."""
+
+    pixels: np.ndarray
+    """uint8, (n, SIDE, SIDE, 3)."""
+    kinds: list[str]
+
+    @property
+    def overhead(self) -> np.ndarray:
+        """Whether each is seen from above."""
+        return np.array([kind in scenes.OVERHEAD for kind in self.kinds])
+
+
+def draw(count: int, seed: int) -> Examples:
+    """`count` scenes, about three of five from above, cut square and made small as the models' preprocessing does."""
+    rng = np.random.default_rng([SEED, seed])
+    above, below = list(scenes.OVERHEAD), list(scenes.GROUND)
+    kinds = [above[i % len(above)] if i % 5 < 3 else below[i % len(below)] for i in range(count)]
+    return Examples(np.stack([_small(kind, rng) for kind in kinds]), kinds)
+
+
+def _small(kind: str, rng: np.random.Generator) -> np.ndarray:
+    size = (int(rng.integers(200, 420)), int(rng.integers(180, 360)))
+    paint = scenes.overhead if kind in scenes.OVERHEAD else scenes.ground
+    image = paint(kind, rng, size)
+    side = min(size)
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def ensure(folder: Path) -> None:
+    """Fit the models into `folder/clip` and `folder/detector` unless they are there already.
+
+    Raises:
+        RuntimeError: a fitted model does not tell unseen overhead scenes from ground-level ones.
+    """
+    note = folder / "fitted.json"
+    wanted = {"version": VERSION, "seed": SEED, "clip": models.CLIP_CONFIG, "detector": models.DETECTOR_ARCHITECTURE}
+    if note.exists() and json.loads(note.read_text()) == json.loads(json.dumps(wanted)):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    learn, check = draw(360, 1), draw(80, 2)
+    detector, clip = fit_detector(learn), fit_clip(learn)
+    for name, scores in (("detector", detector_scores(detector, check)), ("clip", clip_scores(clip, check))):
+        low, high = float(scores[check.overhead].min()), float(scores[~check.overhead].max())
+        if low <= high:
+            raise RuntimeError(
+                f"the demo's {name} scores an overhead scene {low:.3f} and a ground-level one {high:.3f}"
+            )
+    models.save_detector(detector, folder / "detector")
+    models.save_open_clip(clip, folder / "clip")
+    note.write_text(json.dumps(wanted))
+
+
+def _tensor(pixels: np.ndarray, mean: list[float], std: list[float]) -> Any:
+    import torch
+
+    scaled = (pixels.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
+    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32))
+
+
+def _varied(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Flipped, brighter or darker, and now and then grey."""
+    varied = pixels[:, :, ::-1] if rng.random() < 0.5 else pixels
+    gain = rng.uniform(0.75, 1.2, (len(pixels), 1, 1, 1))
+    varied = np.clip(varied * gain, 0, 255)
+    grey = rng.random(len(pixels)) < 0.15
+    varied[grey] = varied[grey].mean(axis=-1, keepdims=True)
+    return varied.astype(np.uint8)
+
+
+def _batches(examples: Examples, steps: int, size: int, seed: int) -> Any:
+    rng = np.random.default_rng([SEED, seed])
+    for _ in range(steps):
+        chosen = rng.choice(len(examples.kinds), size, replace=False)
+        yield chosen, _varied(examples.pixels[chosen], rng), rng
+
+
+def fit_detector(examples: Examples, steps: int = 120) -> Any:
+    """A timm classifier of overhead against ground-level, by cross-entropy."""
+    import torch
+
+    torch.set_num_threads(2)
+    model = models.new_detector(SEED).train()
+    half = [0.5, 0.5, 0.5]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=steps)
+    for chosen, pixels, _ in _batches(examples, steps, 48, 3):
+        labels = torch.from_numpy(examples.overhead[chosen].astype(np.int64))
+        loss = torch.nn.functional.cross_entropy(model(_tensor(pixels, half, half)), labels, label_smoothing=0.05)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+def detector_scores(model: Any, examples: Examples) -> np.ndarray:
+    """The logit margin of overhead over ground-level for each example."""
+    import torch
+
+    half = [0.5, 0.5, 0.5]
+    with torch.inference_mode():
+        logits = model(_tensor(examples.pixels, half, half)).numpy()
+    return logits[:, 1] - logits[:, 0]
+
+
+def _text_for(kind: str, rng: np.random.Generator) -> tuple[str, str]:
+    """A text, and what it is true of: one kind of scene, or everything `above` or `below`."""
+    is_above = kind in scenes.OVERHEAD
+    if rng.random() < 0.4:
+        words = str(rng.choice(ABOVE if is_above else BELOW))
+        form = str(rng.choice(FORMS)).format(words)
+        return f"a {form}.", "above" if is_above else "below"
+    if is_above:
+        return captions.describe(captions.OVERHEAD, rng, kind), kind
+    return f"a photo of {captions.THINGS[kind]}", kind
+
+
+def _fits(truth: str, kind: str) -> bool:
+    return truth in (kind, "above" if kind in scenes.OVERHEAD else "below")
+
+
+def fit_clip(examples: Examples, steps: int = 160) -> Any:
+    """A CLIP by its symmetric contrastive loss, where every text that fits an image counts as its own."""
+    import open_clip
+    import torch
+
+    torch.set_num_threads(2)
+    model = models.new_open_clip(SEED).train()
+    mean, std = models.CLIP_PREPROCESS["mean"], models.CLIP_PREPROCESS["std"]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    for chosen, pixels, rng in _batches(examples, steps, 48, 4):
+        kinds = [examples.kinds[index] for index in chosen]
+        texts, truths = zip(*(_text_for(kind, rng) for kind in kinds), strict=True)
+        fits = torch.tensor([[float(_fits(truth, kind)) for truth in truths] for kind in kinds])
+        seen = model.encode_image(_tensor(pixels, mean, std), normalize=True)
+        read = model.encode_text(open_clip.tokenize(list(texts)), normalize=True)
+        logits = seen @ read.T * 10
+        loss = _soft_cross_entropy(logits, fits) + _soft_cross_entropy(logits.T, fits.T)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+def _soft_cross_entropy(logits: Any, weights: Any) -> Any:
+    targets = weights / weights.sum(dim=1, keepdim=True)
+    return -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def clip_scores(model: Any, examples: Examples) -> np.ndarray:
+    """Cosine of each example with the mean of a few overhead prompts."""
+    import open_clip
+    import torch
+
+    mean, std = models.CLIP_PREPROCESS["mean"], models.CLIP_PREPROCESS["std"]
+    with torch.inference_mode():
+        seen = model.encode_image(_tensor(examples.pixels, mean, std), normalize=True)
+        prompts = [f"a {form}.".format(words) for words in ABOVE[:3] for form in FORMS]
+        read = model.encode_text(open_clip.tokenize(prompts), normalize=True).mean(dim=0)
+        return (seen @ (read / read.norm())).numpy()
