@@ -1,0 +1,202 @@
+"""The fetcher against a server that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from stages.fetch import client, hosts
+from stages.fetch.addresses import networks
+from stages.fetch.client import Fetcher
+from stages.fetch.options import FetchOptions
+from stages.fetch.outcome import Fetched
+from tests.webserver import WebServer, serving
+
+BODY = b"some bytes" * 300
+
+
+@pytest.fixture
+def server() -> Iterator[WebServer]:
+    with serving(WebServer(pages={"/a": BODY, "/big": b"x" * 3_000_000})) as running:
+        yield running
+
+
+def options(**changes: Any) -> FetchOptions:
+    settings: dict[str, Any] = {
+        "user_agent": "rs-curation/0.1 (+https://example.org/about)",
+        "timeout_s": 0.6,
+        "retries": 1,
+        "backoff_s": 0.02,
+        "allowed": networks(["127.0.0.0/8"]),
+    }
+    return FetchOptions(**(settings | changes))
+
+
+def fetch(urls: Sequence[str], **changes: Any) -> list[Fetched]:
+    async def run() -> list[Fetched]:
+        fetcher = Fetcher(options(**changes))
+        try:
+            return await asyncio.gather(*(fetcher.fetch(url) for url in urls))
+        finally:
+            await fetcher.close()
+
+    return asyncio.run(run())
+
+
+def outcome(server: WebServer, path: str, **changes: Any) -> tuple[str | None, int | None, int]:
+    (fetched,) = fetch([server.url(path)], **changes)
+    return fetched.reason, fetched.http_status, fetched.attempts
+
+
+def test_a_body_comes_as_it_is(server: WebServer) -> None:
+    (fetched,) = fetch([server.url("/a")])
+    assert fetched == Fetched(http_status=200, data=BODY, attempts=1)
+    assert server.agents == {"rs-curation/0.1 (+https://example.org/about)"}
+
+
+def test_definitive_statuses_are_not_retried(server: WebServer) -> None:
+    assert outcome(server, "/none") == ("http_error", 404, 1)
+    assert outcome(server, "/_/status/410") == ("http_error", 410, 1)
+    assert server.hits["/none"] == 1
+
+
+def test_transient_statuses_are_retried(server: WebServer) -> None:
+    assert outcome(server, "/_/status/500", retries=2) == ("http_error", 500, 3)
+    assert outcome(server, "/_/flaky/502/1/a") == (None, 200, 2)
+
+
+def test_a_throttled_host_is_left_alone_for_the_time_it_asks(server: WebServer) -> None:
+    began = time.monotonic()
+    assert outcome(server, "/_/flaky/429/1/a") == (None, 200, 2)
+    assert time.monotonic() - began >= hosts.FIRST_PAUSE
+
+
+def test_a_host_that_only_throttles_is_given_up(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """10,000 URLs answered 429 neither take long nor hammer the host."""
+    monkeypatch.setattr(hosts, "MOST_PAUSE", 0.2)
+    monkeypatch.setattr(hosts, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(hosts.Host.__init__, "__defaults__", (1.0,))
+    server.robots = ""
+    began = time.monotonic()
+    done = fetch([server.url(f"/_/throttle/3600/{number}") for number in range(10_000)])
+    assert time.monotonic() - began < 15
+    assert {(each.reason, each.http_status) for each in done} == {("http_error", 429), ("host_down", 429)}
+    assert server.images_asked() < 50
+
+
+def test_a_dead_port_breaks_the_circuit() -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        done = fetch([f"http://127.0.0.1:{port}/{number}" for number in range(100)], respect_robots=False)
+    assert {each.reason for each in done} == {"connect", "host_down"}
+    assert sum(each.attempts for each in done) < 10
+    assert all(each.attempts == 0 for each in done if each.reason == "host_down")
+
+
+def test_names_that_do_not_resolve() -> None:
+    assert fetch(["http://nowhere.invalid/a"])[0].reason == "dns"
+
+
+def test_redirects_are_followed_and_counted(server: WebServer) -> None:
+    assert outcome(server, f"/_/to?url={server.url('/a')}") == (None, 200, 1)
+    assert outcome(server, "/_/to?url=../a") == (None, 200, 1)
+    assert outcome(server, "/_/loop/1", max_redirects=3) == ("too_many_redirects", 301, 1)
+    assert server.hits["/_/loop/4"] == 1
+    assert server.hits["/_/loop/5"] == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("http://169.254.169.254/latest/meta-data", "blocked_address"),
+        ("http://[::1]:80/", "blocked_address"),
+        ("http://[::ffff:10.0.0.1]/", "blocked_address"),
+        ("file:///etc/passwd", "bad_url"),
+        ("ftp://example.org/", "bad_url"),
+    ],
+)
+def test_redirects_pass_the_guard_again(server: WebServer, target: str, reason: str) -> None:
+    assert outcome(server, f"/_/to?url={target}")[0] == reason
+
+
+def test_private_addresses_are_blocked_by_default(server: WebServer) -> None:
+    urls = [server.url("/a"), server.url("/a", "localhost"), "http://10.0.0.1/", "http://[fd00::1]/"]
+    done = fetch(urls, allowed=())
+    assert [each.reason for each in done] == ["blocked_address"] * 4
+    assert not server.hits
+
+
+def test_a_name_that_leads_to_a_private_address_is_allowed_with_its_network(server: WebServer) -> None:
+    assert fetch([server.url("/a", "localhost")])[0].reason is None
+
+
+def test_bodies_are_capped(server: WebServer) -> None:
+    assert outcome(server, "/big", max_bytes=2_999_999)[0] == "too_large"
+    assert outcome(server, "/big", max_bytes=3_000_000) == (None, 200, 1)
+    assert outcome(server, "/_/endless", max_bytes=5_000_000, timeout_s=10) == ("too_large", 200, 1)
+
+
+def test_slow_and_silent_servers_are_cut(server: WebServer) -> None:
+    began = time.monotonic()
+    assert outcome(server, "/_/slow", retries=0) == ("timeout", 200, 1)
+    assert outcome(server, "/_/silent", retries=0) == ("timeout", None, 1)
+    assert time.monotonic() - began < 5
+
+
+def test_a_connection_that_breaks_off_is_transient(server: WebServer) -> None:
+    assert outcome(server, "/_/cut") == ("connect", None, 2)
+
+
+def test_compressed_bodies_are_inflated_within_the_cap(server: WebServer) -> None:
+    (fetched,) = fetch([server.url("/_/gzip/a")])
+    assert fetched.data == BODY
+    assert outcome(server, "/_/gzip/big", max_bytes=1_000_000)[0] == "too_large"
+
+
+def test_plain_http_on_a_tls_url_is_a_tls_error(server: WebServer) -> None:
+    assert fetch([server.url("/a").replace("http:", "https:")])[0].reason == "tls"
+
+
+def test_robots_txt_is_asked_once_and_honoured(server: WebServer) -> None:
+    server.robots = "User-agent: rs-curation\nDisallow: /a\n"
+    done = fetch([server.url("/a"), server.url("/big"), server.url("/a?x")])
+    assert [each.reason for each in done] == ["robots", None, "robots"]
+    assert server.hits == {"/robots.txt": 1, "/big": 1}
+    assert outcome(server, "/a", respect_robots=False)[0] is None
+
+
+def test_robots_txt_that_fails_is_transient(server: WebServer) -> None:
+    server.robots_status = 500
+    assert outcome(server, "/a") == ("http_error", 500, 2)
+    assert server.hits["/a"] == 0
+    server.robots_status = 403
+    assert outcome(server, "/a")[0] is None
+
+
+def test_opt_out_headers(server: WebServer) -> None:
+    server.headers = {
+        "/a": [("X-Robots-Tag", "noarchive"), ("X-Robots-Tag", "noai")],
+        "/big": [("TDM-Reservation", "1")],
+    }
+    assert outcome(server, "/a")[0] == "opt_out"
+    assert outcome(server, "/big")[0] == "opt_out"
+    assert outcome(server, "/a", respect_opt_outs=False)[0] is None
+
+
+def test_a_host_gets_no_more_requests_at_once_than_allowed(server: WebServer) -> None:
+    server.delay = 0.02
+    done = fetch([server.url(f"/a?{number}") for number in range(40)], per_host=3)
+    assert {each.reason for each in done} == {None}
+    assert server.most_active == 3
+
+
+def test_large_bodies_wait_for_each_other(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LARGE_BODIES", 1)
+    done = fetch([server.url(f"/big?{number}") for number in range(12)], timeout_s=10)
+    assert [len(each.data) for each in done] == [3_000_000] * 12
