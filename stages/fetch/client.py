@@ -79,6 +79,7 @@ class Fetcher:
         except ValueError:
             return Fetched(reason="bad_url")
         attempts = 0
+        last: FetchError | None = None
         while True:
             request = _Attempt(self.options.timeout_s)
             try:
@@ -86,9 +87,10 @@ class Fetcher:
                 return Fetched(data=data, http_status=request.status, attempts=attempts + 1)
             except FetchError as error:
                 attempts += request.sent
+                last = error if request.sent or last is None else last
                 again = error.is_transient and request.sent and attempts <= self.options.retries
                 if not again or self._host(parsed).is_down:
-                    return Fetched(reason=error.reason, http_status=error.http_status, attempts=attempts)
+                    return Fetched(reason=last.reason, http_status=last.http_status, attempts=attempts)
             await asyncio.sleep(self._pause(url, attempts))
 
     def _pause(self, url: str, attempts: int) -> float:
