@@ -17,9 +17,7 @@ def make_key(source: str, url: str, caption: str | None) -> str:
     return hashlib.blake2b(data, digest_size=KEY_BYTES).hexdigest()
 
 
-def key_column(
-    source: str, urls: pa.Array | pa.ChunkedArray, captions: pa.Array | pa.ChunkedArray
-) -> pa.Array:
+def key_column(source: str, urls: pa.Array | pa.ChunkedArray, captions: pa.Array | pa.ChunkedArray) -> pa.Array:
     """`make_key` for the rows of two string columns of equal length; a null counts as empty."""
     seed = hashlib.blake2b(source.encode() + _SEPARATOR, digest_size=KEY_BYTES)
     keys = []

@@ -84,7 +84,10 @@ class FilterRows(Phase):
             if source.on_bad_file != "drop":
                 raise
             ws.write_table("part", schema.extend(schema.COMMON, schema.KEYWORDS).empty_table())
-            return Result(meta={"source": source.name, "yields": {}, "warnings": [f"left out: {error}"]})
+            ledger = Ledger()
+            ledger.see(source.name, 0)
+            meta = {"source": source.name, "yields": {}, "warnings": [f"left out: {error}"]}
+            return Result(ledger=ledger, meta=meta)
         except UnitError as error:
             url = piece_file(source, piece).url
             raise error if url in str(error) else UnitError(f"{url}: {error}") from error
@@ -92,6 +95,7 @@ class FilterRows(Phase):
     def _filter(self, source: Source, piece: Piece, ws: Workspace) -> Result:
         judge = Judge(source, piece_file(source, piece).url, self.pack, blocklist.load(self.blocklists))
         ledger = Ledger()
+        ledger.see(source.name, 0)
 
         def kept_rows() -> Iterator[pa.Table]:
             for batch in read(source, piece):

@@ -32,8 +32,11 @@ READERS = {
 
 
 def pieces(source: Source) -> list[Piece]:
-    """The bounded pieces of a source, from file sizes and parquet footers alone."""
-    return list(READERS[source.format].pieces(source))
+    """The bounded pieces of a source, from file sizes and parquet footers alone; an empty one for empty files."""
+    found = list(READERS[source.format].pieces(source))
+    if found:
+        return found
+    return [Piece(role=role, file=0, start=0, stop=0) for role in sorted(source.files) if source.files[role]][:1]
 
 
 def piece_file(source: Source, piece: Piece) -> SourceFile:
@@ -49,6 +52,8 @@ def read(source: Source, piece: Piece) -> Iterator[Batch]:
         UnitError: it is gone, may not be read, or lacks what the format needs; naming the file.
     """
     url = piece_file(source, piece).url
+    if piece.start == piece.stop:
+        return
     try:
         yield from READERS[source.format].read(source, piece)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:

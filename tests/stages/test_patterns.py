@@ -74,11 +74,11 @@ captions = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 
 
 def engine_hits(term: str, texts: list[str]) -> dict[str, list[bool]]:
-    column = pa.table({"c": pa.array(texts)})
-    query = duckdb.sql("select regexp_matches(c, $p) from column", params={"p": term}).fetchall()
+    rows = pa.table({"c": pa.array(texts)})
+    query = duckdb.execute("select regexp_matches(c, $p) from rows", {"p": term}).fetchall()
     return {
         "re": [re.search(term, text) is not None for text in texts],
-        "arrow": pc.match_substring_regex(column["c"], term).to_pylist(),
+        "arrow": pc.match_substring_regex(rows["c"], term).to_pylist(),
         "duckdb": [row[0] for row in query],
         "polars": pl.Series(texts, dtype=pl.String).str.contains(term).to_list(),
     }
