@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stages.errors import UnitError
+
 COLUMNS = (
     "name",
     "amount",
@@ -57,7 +59,7 @@ Manifests = Mapping[str, Mapping[str, Any]]
 """Stage name to its manifest's JSON, in the order in which the stages ran."""
 
 
-class ConservationError(Exception):
+class ConservationError(UnitError):
     """Rows were lost or invented between or within stages."""
 
 

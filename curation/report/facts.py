@@ -19,8 +19,8 @@ SIDES = (0, 128, 256, 512, 1024)
 """Lower ends of RS5M's bins of image width, in pixels; the last is open."""
 WORDS = (0, 1, 6, 11, 16, 21, 31, 51, 101)
 """Lower ends of the bins of caption length, in words; the last is open."""
-SCORES = {"vlm_score": "vlm", "detector_score": "detector", "caption_similarity": "similarity"}
-"""Score columns, and what the recipe calls their thresholds."""
+SCORES = {"vlm_score": "vlm", "detector_logit": "detector", "caption_similarity": "similarity"}
+"""Columns that quantiles are taken of, and what the recipe calls them."""
 SCORE_BINS = 40
 TOP = 30
 """Entries of a list of the most frequent."""
@@ -44,6 +44,7 @@ def collect(root: Finished) -> dict[str, Any]:
         "keywords": _keywords(root),
         **_described(root),
         "scores": {name: found for name in SCORES if (found := _score(root, name))},
+        "warnings": [text for found in root.manifests.values() for text in found.summary.get("warnings", [])],
         "shards": dict(root.manifests["shards"].summary) if "shards" in root.manifests else {},
     }
 
@@ -78,24 +79,26 @@ def _drop_reasons(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
     return found
 
 
-def _columns(root: Finished, stage: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _columns(root: Finished, stage: str | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Batches of some columns of a stage's table, rows that it kept."""
-    for file in root.parts(stage):
+    for file in root.parts(stage) if stage else ():
         for _, batch in finished.batches(root.store, file, ["status", *names]):
             yield batch.filter(pc.equal(batch.column("status"), KEPT))
 
 
 def _keywords(root: Finished) -> list[dict[str, Any]]:
-    """`{keyword, matched, remain}`: rows that hit each term after `keywords`, and in the last table."""
-    matched = _terms(root, next(iter(root.manifests), None))
-    remain = _terms(root, root.table_stage)
-    order = sorted(matched, key=lambda term: (-matched[term], term))
+    """`{keyword, matched, remain}`: rows that hit each term of the pack after `keywords`, and in the last table."""
+    if "keywords" not in root.manifests:
+        return []
+    matched, remain = _terms(root, "keywords"), _terms(root, root.table_stage)
+    terms = {*matched, *root.manifests["keywords"].summary.get("terms", [])}
+    order = sorted(terms, key=lambda term: (-matched[term], term))
     return [{"keyword": term, "matched": matched[term], "remain": remain[term]} for term in order]
 
 
 def _terms(root: Finished, stage: str | None) -> Counter[str]:
     found: Counter[str] = Counter()
-    for batch in _columns(root, stage, ["keywords"]) if stage else ():
+    for batch in _columns(root, stage, ["keywords"]):
         if "keywords" in batch.schema.names:
             _count(found, pc.list_flatten(batch.column("keywords")))
     return found
@@ -179,13 +182,13 @@ def _score(root: Finished, column: str) -> dict[str, Any] | None:
     counts = np.zeros(SCORE_BINS, np.int64)
     for values in _score_values(root, column):
         counts += np.histogram(values, edges)[0]
-    thresholds = root.manifests["outliers"].summary.get("thresholds") or {}
-    threshold = thresholds.get(column, thresholds.get(SCORES[column]))
+    cut = root.manifests["outliers"].summary.get("thresholds", {}).get(SCORES[column], {})
     return {
         "edges": [round(float(edge), 6) for edge in edges],
         "counts": counts.tolist(),
         "rows": int(counts.sum()),
-        "threshold": threshold,
+        "threshold": cut.get("threshold"),
+        "keep": cut.get("keep"),
     }
 
 

@@ -56,7 +56,7 @@ REASONS = {
 
 SCORES = {
     "vlm_score": "Remote-sensing prompt score",
-    "detector_score": "Remote-sensing detector score",
+    "detector_logit": "Remote-sensing detector score, log-odds",
     "caption_similarity": "Caption–image similarity",
 }
 

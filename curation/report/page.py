@@ -101,7 +101,7 @@ def _score(title: str, score: Mapping[str, Any]) -> dict[str, Any]:
     note = f"{score['rows']:,} images"
     place = None
     if threshold is not None:
-        note += f", kept from {threshold:.4g} on"
+        note += f", kept from {threshold:.4g} on" + (f" (best {score['keep']:.0%})" if score["keep"] else "")
         place = round(WIDTH * min(max((threshold - edges[0]) / span, 0.0), 1.0), 1)
     return {"title": title, "note": note, "bars": _bars(counts, tips, 0.06), "ticks": ticks, "threshold": place}
 
@@ -129,6 +129,7 @@ def markdown(facts: Mapping[str, Any], pictures: Sequence[str]) -> str:
     blocks = [f"# {labels.markdown(facts['name'] or 'Run')}: from metadata to dataset"]
     if facts["unfinished"]:
         blocks.append(f"Not finished yet: {', '.join(facts['unfinished'])}.")
+    blocks += [f"Warning: {labels.markdown(warning)}" for warning in facts["warnings"]]
     blocks += ["## Funnel", _table([HEADINGS[name] for name in COLUMNS], _funnel_cells(facts["funnel"]))]
     stages = [
         [s["stage"], s["in"], s["kept"], labels.duration(s["seconds"]), f"{s['rows_per_second']:,.0f}"]

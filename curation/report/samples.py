@@ -71,12 +71,12 @@ def _first(batch: pa.RecordBatch, reason: str | None, part: int, start: int) -> 
 
 def _rows(root: Finished, parts: list[OutputFile], places: list[Place]) -> dict[Place, dict[str, Any]]:
     """What is shown of the chosen rows; each file is read once."""
-    found = {}
+    found: dict[Place, dict[str, Any]] = {}
     for number, part in enumerate(parts):
         mine = sorted((place for place in places if place.part == number), key=lambda place: place.row)
         if mine:
             rows = finished.rows_at(root.store, part, [place.row for place in mine], SHOWN)
-            found.update(zip(mine, rows, strict=True))
+            found |= {place: dict.fromkeys(SHOWN) | row for place, row in zip(mine, rows, strict=True)}
     return found
 
 

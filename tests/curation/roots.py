@@ -39,6 +39,7 @@ OUTCOMES: tuple[tuple[str, str | None], ...] = (
     ("outliers", "low_detector_score"),
 )
 """What becomes of sample n modulo their number: the stage that settles it, and why."""
+THRESHOLDS = {"vlm": {"keep": 0.9, "threshold": 0.15}, "detector": {"keep": 0.8, "threshold": 0.5}}
 TABLES = ("keywords", "download", "dedup", "outliers")
 ADDS = {
     "keywords": schema.KEYWORDS,
@@ -64,7 +65,11 @@ def sample(number: int) -> dict[str, Any]:
     """The row of sample `number`, in every column of every stage."""
     source = SOURCES[number % 3 == 0]
     url = f"http{'s' * (number % 2)}://img{number % 5}.example.org/tiles/{number}.jpg"
-    caption = HOSTILE if number == 0 else f"aerial view number {number} of a harbour " + "with boats " * (number % 30)
+    caption = (
+        HOSTILE
+        if number % len(OUTCOMES) == 0
+        else f"aerial view number {number} of a harbour " + "with boats " * (number % 30)
+    )
     key = make_key(source, url, caption)
     stage, reason = OUTCOMES[number % len(OUTCOMES)]
     return {
@@ -83,6 +88,7 @@ def sample(number: int) -> dict[str, Any]:
         "component": key,
         "vlm_score": 0.1 if reason == "low_vlm_score" else 0.2 + (number % 17) / 100,
         "detector_score": 0.2 if reason == "low_detector_score" else 0.7 + (number % 13) / 50,
+        "detector_logit": -1.0 if reason == "low_detector_score" else 1.0 + (number % 13) / 5,
         "attempts": 1,
         "format": "jpeg",
     }
@@ -164,8 +170,9 @@ def _stage(root: Path, stage: str, rows: list[dict[str, Any]], before: Manifest 
             entry = counts.setdefault(source, {"in": 0, "kept": 0, "dropped": {}})
             entry["dropped"] = dropped
             entry["in"] += sum(dropped.values())
+        summary = {"terms": ["aerial view", "Landsat", "Gaofen"], "warnings": ["laion2b: left out: b.parquet"]}
     if stage == "outliers":
-        summary = {"thresholds": {"vlm_score": 0.15, "detector_score": 0.5}}
+        summary = {"thresholds": THRESHOLDS}
     inputs = ({"stage": before.stage, "output_digest": before.output_digest},) if before else ()
     made = replace(made, counts=counts, summary=summary, inputs=inputs, seconds=2.5, rows_per_second=float(len(rows)))
     manifest.save(Store(str(root)), made)

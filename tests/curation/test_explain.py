@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from curation import explain
-from tests.curation.roots import make_root, sample
+from tests.curation.roots import THRESHOLDS, make_root, sample
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_a_kept_sample_by_key(root: Path, capsys: pytest.CaptureFixture[str]) ->
     assert entry["stages"]["keywords"]["keywords"] == ["aerial view"]
     assert entry["stages"]["download"]["http_status"] == 200
     assert entry["stages"]["download"]["phash"] == f"{1:016x}"
-    assert entry["stages"]["outliers"]["thresholds"] == {"vlm_score": 0.15, "detector_score": 0.5}
+    assert entry["stages"]["outliers"]["thresholds"] == THRESHOLDS
     shard = entry["stages"]["shards"]
     assert entry["outcome"] == f"kept, in {shard['tar']}"
     data = (root / shard["tar"]).read_bytes()

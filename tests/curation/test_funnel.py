@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
@@ -111,3 +112,15 @@ def test_sources_without_rows_keep_their_place() -> None:
 def test_what_does_not_add_up_is_a_sentence(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConservationError, match=words):
         funnel(manifests(**given), ["a"])
+
+
+def test_every_reason_a_stage_may_give_has_a_column_and_words() -> None:
+    from curation.recipe import STAGES
+    from curation.report.labels import REASONS
+
+    for name, place in STAGES.items():
+        module, _, cls = place.partition(":")
+        reasons = getattr(importlib.import_module(module), cls).reasons
+        assert reasons <= set(REASONS), name
+        if name != "keywords":
+            assert {column(name, reason) for reason in reasons} <= {None, *COLUMNS}
