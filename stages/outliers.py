@@ -1,0 +1,223 @@
+"""Outliers: every image is scored once, and the best fraction by each score is kept (docs/outliers.md).
+
+For each model, `plan` finds what has no stored score yet and `score` computes and stores it; `select` takes
+quantiles of the stored scores, `map` writes the rows. Another threshold reruns only the last two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stages.base import Ledger, Phase, Record, Result, Stage, Unit, Workspace, group_files, semantic, status_column
+from stages.errors import UserError
+from stages.quantiles import Cut, best
+from stages.schema import COMMON, OUTLIERS, conform, extend
+from stages.scorers import DetectorConfig, DetectorScorer, Scorer, VlmConfig, VlmScorer
+from stages.scoring import PlanDetector, PlanVlm, ScoreDetector, ScoreVlm, kept_rows, score_ids, wanted
+
+ROWS_PER_UNIT = 200_000
+CUTS = {"vlm": "vlm_score", "detector": "detector_logit", "similarity": "caption_similarity"}
+"""Column that each quantile of `keep` is taken of; the logit orders as the probability does, without its ties."""
+REASONS = {"vlm": "low_vlm_score", "detector": "low_detector_score", "similarity": "low_similarity"}
+UNSCORABLE = "unscorable"
+SELECTED = extend(OUTLIERS, pa.schema([("reason", pa.string())]))
+"""Side table from `select` to `map`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Fractions of the rows that are kept, the best by each score; null keeps all. The paper's values."""
+
+    vlm: float | None = semantic(0.90, help="fraction kept by VLM score, above 0 and up to 1")
+    detector: float | None = semantic(0.80, help="fraction kept by detector score")
+    similarity: float | None = semantic(None, help="fraction kept by similarity of image and caption")
+
+    def __post_init__(self) -> None:
+        for name in CUTS:
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise ValueError(f"{name}: a number above 0 and up to 1, or null, is wanted, found {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutliersConfig:
+    """Options of `stages.outliers`."""
+
+    vlm: VlmConfig | None = semantic(None, help="vision-language model; null leaves its score out")
+    detector: DetectorConfig | None = semantic(None, help="remote-sensing classifier; null leaves its score out")
+    keep: Keep = semantic(Keep(), help="fractions kept")
+
+
+class OutliersStage(Stage):
+    """Drops images that do not look like remote sensing."""
+
+    name: ClassVar[str] = "outliers"
+    version: ClassVar[int] = 1
+    config_class: ClassVar[type] = OutliersConfig
+    reasons: ClassVar[frozenset[str]] = frozenset({*REASONS.values(), UNSCORABLE})
+    requires: ClassVar[frozenset[str]] = frozenset({"key", "source", "caption", "sha256", "image"})
+    adds: ClassVar[pa.Schema] = OUTLIERS
+    keeps_results: ClassVar[bool] = True
+
+    def scorers(self) -> list[Scorer]:
+        """The models that the recipe names."""
+        vlm, detector = self.config.vlm, self.config.detector
+        return [*([VlmScorer(vlm)] if vlm else []), *([DetectorScorer(detector)] if detector else [])]
+
+    def phases(self) -> list[Phase]:
+        """Plan and score for each model; select; map."""
+        phases: list[Phase] = []
+        for scorer in self.scorers():
+            plan, score = (PlanVlm, ScoreVlm) if scorer.name == "vlm" else (PlanDetector, ScoreDetector)
+            phases += [plan(scorer), score(scorer)]
+        return [*phases, Select(self.scorers(), self.config.keep), Map()]
+
+    def named_files(self) -> list[str]:
+        """Weights, configs and prompts."""
+        return [path for scorer in self.scorers() for path in scorer.files()]
+
+    def check(self) -> None:
+        """The models, and that the quantiles have a score each."""
+        if not self.scorers():
+            raise UserError("stages.outliers: name a vlm, a detector or both")
+        if self.config.keep.similarity is not None and self.config.vlm is None:
+            raise UserError(
+                f"stages.outliers.keep.similarity: {self.config.keep.similarity} needs a vlm, which the recipe "
+                "does not name"
+            )
+        for scorer in self.scorers():
+            scorer.check()
+
+    def summary(self, records: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
+        """Thresholds, and how many images each model scored anew."""
+        scored = {
+            phase: sum(record.meta["images"] for record in records[phase])
+            for phase in ("score-vlm", "score-detector")
+            if phase in records
+        }
+        return {**{key: value for record in records["select"] for key, value in record.meta.items()}, "scored": scored}
+
+    def preview(self, ws: Workspace) -> tuple[int, int] | None:
+        """Rows whose scores are all stored, and the others."""
+        missing = [wanted(ws, scorer).missing.num_rows for scorer in self.scorers()]
+        rows = sum(kept_rows(ws.read_table(file.path, columns=["status"])).num_rows for file in ws.input_files())
+        return rows - max(missing), max(missing)
+
+
+class Select(Phase):
+    """Joins scores to rows and takes the quantiles; one row group of results for each unit of `Map`."""
+
+    name: ClassVar[str] = "select"
+
+    def __init__(self, scorers: Sequence[Scorer], keep: Keep) -> None:
+        self.scorers = scorers
+        self.keep = keep
+
+    def cut(self, ws: Workspace) -> list[Unit]:
+        """One unit."""
+        return [Unit(id="all", rows=sum(file.rows for file in ws.input_files()))]
+
+    def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
+        """Decide on every kept row of the input."""
+        units = _map_units(ws)
+        if not units:
+            return Result()
+        groups = [_narrow(ws, unit.spec["files"]) for unit in units]
+        rows = pa.concat_tables(groups)
+        scored = {name: column for s in self.scorers for name, column in _join(ws, s, rows).items()}
+        reasons, cuts = select(scored, rows["key"].combine_chunks(), self.keep)
+        decided = conform(
+            pa.table({**scored, "reason": reasons}), extend(OUTLIERS, pa.schema([("reason", pa.string())]))
+        )
+        starts = np.cumsum([0] + [group.num_rows for group in groups])
+        slices = (decided.slice(start, group.num_rows) for start, group in zip(starts, groups, strict=False))
+        ws.write_table("selected", slices, kind="side")
+        return Result(meta={"thresholds": cuts, "models": self._models(ws), "rows": rows.num_rows})
+
+    def _models(self, ws: Workspace) -> dict[str, Any]:
+        return {
+            scorer.name: {
+                "model": scorer.config.model,
+                "digest": ws.phase_records(f"plan-{scorer.name}")[0].meta["digest"],
+            }
+            for scorer in self.scorers
+        }
+
+
+def select(scores: Mapping[str, pa.Array], keys: pa.Array, keep: Keep) -> tuple[pa.Array, dict[str, dict[str, Any]]]:
+    """The reason of each row (null when kept), and the cuts.
+
+    A row is kept when each score is in its kept fraction of all rows (arXiv 2306.11300 §III-A): every quantile is
+    over all rows that have the score, none over what another left. A row without a caption is not judged by its
+    similarity; one whose image has no score is `unscorable`.
+    """
+    reasons = np.full(len(keys), None, dtype=object)
+    cuts = {}
+    for name in reversed(CUTS):
+        fraction, column = getattr(keep, name), scores.get(CUTS[name])
+        if fraction is not None and column is not None:
+            values = column.fill_null(np.nan).to_numpy(zero_copy_only=False)
+            cut = best(values, keys, fraction)
+            reasons[~cut.kept & ~np.isnan(values)] = REASONS[name]
+            cuts[name] = _describe(cut, fraction)
+    for name in ("vlm_score", "detector_logit"):
+        if name in scores:
+            reasons[scores[name].is_null().to_numpy(zero_copy_only=False)] = UNSCORABLE
+    return pa.array(reasons, pa.string()), dict(sorted(cuts.items()))
+
+
+def _describe(cut: Cut, fraction: float) -> dict[str, Any]:
+    return {"keep": fraction, "threshold": cut.threshold, "scored": cut.scored, "kept": int(cut.kept.sum())}
+
+
+def _narrow(ws: Workspace, paths: Sequence[str]) -> pa.Table:
+    columns = ["key", "status", "sha256", "caption"]
+    return pa.concat_tables([kept_rows(ws.read_table(path, columns=columns)) for path in paths])
+
+
+def _join(ws: Workspace, scorer: Scorer, rows: pa.Table) -> dict[str, pa.Array]:
+    """The model's score columns for the rows."""
+    plan = ws.phase_records(f"plan-{scorer.name}")[0]
+    files = [*plan.refers, *ws.phase_files(f"score-{scorer.name}", "scores")]
+    empty = pa.schema([("id", pa.string()), *((name, pa.float32()) for name in scorer.columns)]).empty_table()
+    stored = pa.concat_tables([empty, *(ws.read_table(file.path) for file in files)])
+    ids = score_ids(rows, scorer.reads_captions)
+    places = pc.index_in(ids, stored["id"].combine_chunks())
+    return {name: stored[name].combine_chunks().take(places) for name in scorer.columns}
+
+
+class Map(Phase):
+    """Writes every row with its scores and its reason."""
+
+    name: ClassVar[str] = "map"
+
+    def cut(self, ws: Workspace) -> list[Unit]:
+        """Groups of input parts."""
+        return _map_units(ws)
+
+    def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
+        """Join the unit's rows with its row group of results, by position."""
+        selected = ws.read_table(ws.phase_files("select", "side")[0].path, row_groups=[int(unit.id)])
+        table = pa.concat_tables([kept_rows(ws.read_table(path)) for path in unit.spec["files"]])
+        if table.num_rows != selected.num_rows:
+            raise ValueError(f"{table.num_rows} rows, but {selected.num_rows} results")
+        written = conform(table, extend(ws.input_columns(), COMMON, OUTLIERS))
+        columns = dict(zip(selected.column_names, selected.columns, strict=True))
+        columns["status"] = status_column(selected["reason"])
+        for name, column in columns.items():
+            index = written.schema.get_field_index(name)
+            written = written.set_column(index, written.schema.field(index), column)
+        ws.write_table("part", written)
+        ledger = Ledger()
+        ledger.add_table(written)
+        return Result(ledger=ledger)
+
+
+def _map_units(ws: Workspace) -> list[Unit]:
+    return group_files(ws.input_files(), ROWS_PER_UNIT)

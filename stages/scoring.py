@@ -1,0 +1,223 @@
+"""Scoring images with models: what has no stored score yet, and the scores of that, stored for good."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stages.base import KEPT, OutputFile, Phase, Result, Unit, Workspace
+from stages.errors import UnitError
+from stages.images import open_rgb
+from stages.schema import IMAGE
+from stages.scorers import Scorer, score_batches
+from stages.vision import Pixels, Preprocess
+
+UNIT_IMAGES = (256, 1024)
+"""Images a unit, at least and at most: a kill costs one unit, and each leaves one file of scores."""
+UNITS = 4000
+"""Units beyond which they grow rather than multiply."""
+SUSPICIOUS = 8
+"""Images that must have been decoded before a unit without a single finite score accuses the model."""
+WANTED = pa.schema([("id", pa.string()), ("caption", pa.string()), ("image", IMAGE)])
+"""What is to be scored; see `score_ids`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What one model has to score, and the stored scores that spare it the rest."""
+
+    missing: pa.Table
+    """WANTED, in the input's order (so neighbours lie in one tar), each id once."""
+    stored: list[OutputFile]
+    digest: str
+
+
+def wanted(ws: Workspace, scorer: Scorer) -> Wanted:
+    """Compare the input's images with the scores that earlier runs stored for the same model and options."""
+    digest = scorer.digest(ws.sha256)
+    once = _distinct(ws, scorer)
+    ids, files = _stored(ws, scorer, digest)
+    places = pc.index_in(once["id"], ids["id"].combine_chunks())
+    used = pc.unique(ids["file"].combine_chunks().take(places.drop_null())).to_pylist()
+    return Wanted(
+        missing=once.filter(places.is_null()), stored=[files[number] for number in sorted(used)], digest=digest
+    )
+
+
+def _distinct(ws: Workspace, scorer: Scorer) -> pa.Table:
+    """WANTED of the input, in its order, the first row of each id."""
+    tables = [WANTED.empty_table()]
+    for file in ws.input_files():
+        table = kept_rows(ws.read_table(file.path, columns=["status", "sha256", "caption", "image"]))
+        columns = [score_ids(table, scorer.reads_captions), table["caption"], table["image"]]
+        tables.append(pa.table(columns, schema=WANTED))
+    everything = pa.concat_tables(tables)
+    numbered = pa.table({"id": everything["id"], "row": np.arange(everything.num_rows)})
+    first = numbered.group_by("id").aggregate([("row", "min")])["row_min"].to_numpy()
+    return everything.take(pa.array(np.sort(first)))
+
+
+def _stored(ws: Workspace, scorer: Scorer, digest: str) -> tuple[pa.Table, list[OutputFile]]:
+    """Ids that earlier runs scored with this very model, and the number of the file each lies in."""
+    records = [each for each in ws.earlier_records(f"score-{scorer.name}") if each.meta.get("digest") == digest]
+    files = [file for record in records for file in record.files if ws.exists(file.path)]
+    tables = [pa.table({"id": pa.array([], pa.string()), "file": pa.array([], pa.int64())})]
+    for number, file in enumerate(files):
+        ids = ws.read_table(file.path, columns=["id"])["id"]
+        tables.append(pa.table({"id": ids, "file": np.full(len(ids), number)}))
+    return pa.concat_tables(tables), files
+
+
+def score_ids(table: pa.Table, with_caption: bool) -> pa.Array:
+    """Identity of what is scored: the image's sha256, with the caption's blake2b-128 where that counts too."""
+    if not with_caption:
+        return table["sha256"].combine_chunks()
+    captions = [hashlib.blake2b((text or "").encode(), digest_size=16).hexdigest() for text in _texts(table)]
+    return pc.binary_join_element_wise(table["sha256"].combine_chunks(), pa.array(captions, pa.string()), "-")
+
+
+def _texts(table: pa.Table) -> list[str | None]:
+    return table["caption"].to_pylist()
+
+
+class Plan(Phase):
+    """Lists what a model has to score: one row group for each unit of `Score`."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    def cut(self, ws: Workspace) -> list[Unit]:
+        """One unit."""
+        return [Unit(id="all", rows=sum(file.rows for file in ws.input_files()))]
+
+    def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
+        """Write the list, and name the stored scores that are used again."""
+        found = wanted(ws, self.scorer)
+        ws.refer(found.stored)
+        size = unit_size(found.missing.num_rows, self.scorer.config.batch_size)
+        starts = range(0, found.missing.num_rows, size)
+        if found.missing.num_rows:
+            ws.write_table("wanted", (found.missing.slice(start, size) for start in starts), kind="side")
+        preprocess = self.scorer.preprocess()
+        return Result(
+            meta={
+                "digest": found.digest,
+                "preprocess": {"library": preprocess.library, "options": dict(preprocess.options)},
+                "units": [min(size, found.missing.num_rows - start) for start in starts],
+            }
+        )
+
+
+def unit_size(images: int, batch_size: int) -> int:
+    """Images a unit: whole batches."""
+    least, most = UNIT_IMAGES
+    wanted_size = max(batch_size, min(most, max(least, images // UNITS)))
+    return -(-wanted_size // batch_size) * batch_size
+
+
+class Score(Phase):
+    """Scores one unit's images and stores what the model says."""
+
+    uses_model = True
+    plan: ClassVar[str]
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self.gpus = 0.0 if scorer.config.device == "cpu" else 1.0
+
+    def cut(self, ws: Workspace) -> list[Unit]:
+        """A row group of the plan each."""
+        sizes = ws.phase_records(self.plan)[0].meta["units"]
+        return [Unit(id=f"{n:06d}", spec={"row_group": n}, rows=size) for n, size in enumerate(sizes)]
+
+    def setup(self, ws: Workspace) -> Callable[..., Any]:
+        """The model, loaded once an actor."""
+        return self.scorer.load(self._preprocess(ws))
+
+    def prepare(self, unit: Unit, ws: Workspace) -> pa.Table:
+        """Decoded and resized on the CPU: `id, caption, pixels` (null where the bytes cannot be decoded)."""
+        file = ws.phase_files(self.plan, "side")[0]
+        table = ws.read_table(file.path, row_groups=[unit.spec["row_group"]])
+        transform = self._preprocess(ws).transform()
+        pixels = [_decoded(data, transform) for data in image_bytes(ws, table["image"].to_pylist())]
+        return pa.table(
+            [table["id"], table["caption"], pa.array(pixels, pa.large_binary())], ["id", "caption", "pixels"]
+        )
+
+    def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
+        """Score the unit in batches of one shape; what could not be decoded or scored is stored as null."""
+        assert prepared is not None, "the spine prepares the units of a model phase"
+        meta = ws.phase_records(self.plan)[0].meta
+        decodable = prepared.filter(prepared["pixels"].is_valid())
+        shape = (*self._preprocess(ws).size, 3)
+        images = [np.frombuffer(data.as_buffer(), np.uint8).reshape(shape) for data in decodable["pixels"]]
+        captions = [text or "" for text in _texts(decodable)]
+        scores = score_batches(state, self.scorer.config.batch_size, images, captions, self.scorer.columns)
+        self._check(scores)
+        found = pa.table({"id": decodable["id"], **scores})
+        places = pc.index_in(prepared["id"], found["id"].combine_chunks())
+        stored = found.drop_columns("id").take(places).add_column(0, "id", prepared["id"])
+        ws.write_table(f"scores/{self.scorer.name}", stored, kind="scores")
+        return Result(meta={"digest": meta["digest"], "images": prepared.num_rows})
+
+    def _preprocess(self, ws: Workspace) -> Preprocess:
+        return Preprocess(**ws.phase_records(self.plan)[0].meta["preprocess"])
+
+    def _check(self, scores: Mapping[str, pa.Array]) -> None:
+        first = scores[self.scorer.columns[0]]
+        if len(first) >= SUSPICIOUS and first.null_count == len(first):
+            raise UnitError(
+                f"{self.scorer.ref.where}: the model {self.scorer.ref.model!r} gives no finite score for any of "
+                f"{len(first)} images; check its weights, or set precision: fp32"
+            )
+
+
+class PlanVlm(Plan):
+    """For the vision-language model."""
+
+    name: ClassVar[str] = "plan-vlm"
+
+
+class ScoreVlm(Score):
+    """For the vision-language model."""
+
+    name: ClassVar[str] = "score-vlm"
+    plan: ClassVar[str] = "plan-vlm"
+
+
+class PlanDetector(Plan):
+    """For the detector."""
+
+    name: ClassVar[str] = "plan-detector"
+
+
+class ScoreDetector(Score):
+    """For the detector."""
+
+    name: ClassVar[str] = "score-detector"
+    plan: ClassVar[str] = "plan-detector"
+
+
+def image_bytes(ws: Workspace, images: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
+    """The bytes that image pointers (`schema.IMAGE`) name, in their order; neighbours in a tar share a read."""
+    for tar, group in groupby(images, key=lambda image: image["tar"]):
+        yield from ws.read_ranges(tar, [(image["offset"], image["size"]) for image in group])
+
+
+def _decoded(data: bytes, transform: Callable[[Any], Pixels]) -> bytes | None:
+    try:
+        return transform(open_rgb(data)).tobytes()
+    except ValueError:
+        return None
+
+
+def kept_rows(table: pa.Table) -> pa.Table:
+    """Rows that the stage before kept."""
+    return table.filter(pc.equal(table["status"], KEPT))
