@@ -83,7 +83,7 @@ def test_wrong_overrides(folder: Path, override: str, sentence: str) -> None:
         ({"stages": {"dedup": {}}}, "stages: dedup comes first, but it reads no sources; begin with keywords"),
         (
             {"stages": {"keywords": {}, "dedup": {}}},
-            "stages.dedup: it needs the column '(phash|sha256)', which no stage",
+            "stages.dedup: it needs the column 'height', which no stage",
         ),
         (
             {"stages": {"keywords": {}, "download": {"retries": "two"}}},
@@ -132,7 +132,7 @@ def test_a_source_twice(folder: Path) -> None:
 
 
 def test_not_yaml_and_not_there(folder: Path) -> None:
-    with pytest.raises(UserError, match="is not YAML in line 2"):
+    with pytest.raises(UserError, match="is not YAML in line 3"):
         read(folder, "name: x\nstages: [a\n")
     with pytest.raises(UserError, match="a mapping with name"):
         read(folder, "- a\n")

@@ -35,7 +35,7 @@ class Head:
 
     def add_node(self, cpus: int) -> None:
         """One more Ray node on this machine."""
-        command = [BIN / "ray", "start", f"--address={self.address}", f"--num-cpus={cpus}"]
+        command = [str(BIN / "ray"), "start", f"--address={self.address}", f"--num-cpus={cpus}"]
         subprocess.run(command, env=self.env, check=True, capture_output=True)
 
     def stop(self) -> None:
@@ -65,7 +65,7 @@ def start_head(folder: Path, cpus: int = 2) -> Head:
         "PATH": f"{BIN}:{os.environ['PATH']}",
     }
     env.pop("RAY_ADDRESS", None)
-    command = [BIN / "ray", "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}"]
+    command = [str(BIN / "ray"), "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}"]
     command += [f"--num-cpus={cpus}", f"--temp-dir={folder}"]
     subprocess.run(command, env=env, check=True, capture_output=True)
     address = f"127.0.0.1:{port}"
