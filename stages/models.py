@@ -150,9 +150,10 @@ class ModelRef:
 
     def _check_cached(self, repository: str, file: str) -> None:
         """Weights not on this machine are fetched by the run, which wants a network."""
-        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub import constants, try_to_load_from_cache
 
-        cached = bool(repository) and isinstance(try_to_load_from_cache(repository, file), str)
+        found = try_to_load_from_cache(repository, file, constants.HF_HUB_CACHE) if repository else None
+        cached = isinstance(found, str)
         if not cached and not _hub_answers():
             raise UserError(
                 f"{self.where}: the weights of {self.model!r} are not on this machine and the model hub cannot be "
