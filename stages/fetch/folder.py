@@ -5,6 +5,7 @@ Its tables tell what became of each URL; its images are referenced where they ar
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 import tarfile
@@ -49,7 +50,8 @@ def tables(folder: str) -> list[str]:
     found = [name for name in store.list() if name.endswith(".parquet")]
     if not found:
         raise UserError(f"from_img2dataset: {folder!r} holds no parquet tables, as img2dataset writes them")
-    return [f"{folder.rstrip('/')}/{name}" for name in found]
+    base = folder if "://" in folder else os.path.abspath(folder)
+    return [f"{base.rstrip('/')}/{name}" for name in found]
 
 
 class FolderPhase(Phase):
