@@ -23,7 +23,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from stages.patterns import load_pack, pattern
+from stages.patterns import load_pack
 from tests.e2e.conftest import Head
 from tests.e2e.world import World, build
 from tests.webserver import serving
@@ -148,7 +148,7 @@ def _is_valid(body: bytes) -> bool:
 def test_keywords_agree_with_python(finished: tuple[Day, Path]) -> None:
     day, root = finished
     pack = load_pack("rs5m")
-    patterns = [re.compile(pattern(term)) for term in pack.terms]
+    patterns = [re.compile(term.pattern) for term in pack.terms]
     funnel = _funnel(root)
     for source, rows in day.rows.items():
         hits = sum(any(p.search(text) for p in patterns) for _, text in rows)
@@ -209,7 +209,7 @@ def test_twins_agree_with_all_pairs(finished: tuple[Day, Path]) -> None:
 def test_outliers_agree_with_sorting(finished: tuple[Day, Path]) -> None:
     _, root = finished
     rows = _table(root, "outliers")
-    good = set()
+    good: set[str] = set()
     for column, share in (("vlm_score", 0.9), ("detector_logit", 0.8)):
         ranked = sorted(rows, key=lambda row: (-row[column], row["key"]))
         chosen = {row["key"] for row in ranked[: math.ceil(share * len(rows))]}
