@@ -21,7 +21,7 @@ from stages.base import OutputFile, Unit
 from stages.errors import UnitError, UserError
 from stages.shards import ShardsConfig, ShardsStage, fraction, place, windows
 from stages.storage import Store
-from stages.tar import TarWriter
+from stages.tar import TarWriter, header
 from tests.harness import give_input, run_phase, run_stage
 
 COLUMNS = schema.extend(schema.COMMON, schema.KEYWORDS, schema.DOWNLOAD, schema.DEDUP, schema.OUTLIERS)
@@ -94,6 +94,20 @@ def test_tar_is_plain_ustar_that_tarfile_reads() -> None:
         infos = read.getmembers()
     assert [(m.name, m.size, m.offset_data) for m in infos] == [("a.txt", 512, 512), ("b.txt", 0, offsets[1])]
     assert {(m.mtime, m.uid, m.gid, m.mode) for m in infos} == {(0, 0, 0, 0o644)}
+
+
+@pytest.mark.parametrize(("name", "size"), [("a" * 32 + ".jpg", 0), ("é.txt", 12345), ("x" * 100, (8 << 30) - 1)])
+def test_headers_are_those_of_tarfile(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    assert header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def test_a_header_says_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="does not fit a USTAR header"):
+        header("x" * 101, 0)
+    with pytest.raises(ValueError, match="does not fit a USTAR header"):
+        header("x", 8 << 30)
 
 
 def test_shards_hold_every_kept_sample_once(tmp_path: Path) -> None:
