@@ -74,6 +74,7 @@ def run_phase(run: StageRun, phase: Phase, display: Display) -> PhaseDone:
     records |= {record.unit: record for record in adopted}
     todo = [unit for unit in units if unit.id not in records]
     failed: list[Outcome] = []
+    rows_of = {unit.id: unit.rows for unit in todo}
     with display.phase(run.stage, phase.name, rows=sum(unit.rows for unit in units), units=len(units)) as shown:
         shown.start(done_rows=sum(unit.rows for unit in units if unit.id in records), done_units=len(records))
         for outcome in _on_ray(run, phase, _lanes(todo), shown.board):
@@ -82,7 +83,7 @@ def run_phase(run: StageRun, phase: Phase, display: Display) -> PhaseDone:
                 log.error("%s unit %s: %s", run.stage, outcome.unit, outcome.error)
             else:
                 records[outcome.unit] = outcome.record
-            shown.unit_done()
+            shown.unit_done(outcome.record, rows_of[outcome.unit])
     if failed:
         raise UnitsFailed(failed, len(units))
     commit.close_phase(run.store, run.stage, run.run, phase.name, [records[unit.id] for unit in units])
@@ -133,10 +134,11 @@ def _model_plan(dataset: ray.data.Dataset, phase: Phase, settings: dict[str, Any
     on_gpu = gpus > 0 and phase.gpus > 0
     if phase.gpus > 0 and not on_gpu:
         log.debug("no GPU in the cluster: %s runs on CPUs", phase.name)
-    share = 1.0 if cpus >= 2 else 0.5
+    # Shares that differ keep Ray from fusing the two operators into one process.
+    share = 1.0 if cpus >= 2 else 0.6
     actors = int(gpus / phase.gpus) if on_gpu else max(1, int(cpus) // 2)
     dataset = dataset.map_batches(
-        cast(Any, _prepare_task), batch_size=None, batch_format="pyarrow", num_cpus=share, fn_kwargs=settings
+        cast(Any, _prepare_task), batch_size=None, batch_format="pyarrow", num_cpus=share / 2, fn_kwargs=settings
     )
     return dataset.map_batches(
         ModelActor,

@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 import ray
 
+from stages.base import Record
+
 log = logging.getLogger("curation")
 
 SEND_EVERY_S = 0.5
@@ -129,19 +131,25 @@ class Shown:
         self.board = Board()
         self._already = 0
         self._units_done = 0
+        self._settled = [0, 0, 0]
+        """Rows, kept and dropped of units whose outcome is known: the board may lag behind, or be unreachable."""
         self._began = time.monotonic()
 
     def start(self, *, done_rows: int, done_units: int) -> None:
         """Say what was committed before this run."""
         self._already, self._units_done = done_rows, done_units
 
-    def unit_done(self) -> None:
-        """One more unit has an outcome."""
+    def unit_done(self, record: Record | None, rows: int) -> None:
+        """One more unit of about `rows` rows has an outcome."""
         self._units_done += 1
+        if record:
+            kept = sum(entry["kept"] for entry in record.counts.values())
+            dropped = sum(sum(entry["dropped"].values()) for entry in record.counts.values())
+            self._settled = [a + b for a, b in zip(self._settled, (rows, kept, dropped), strict=True)]
 
     def line(self, *, final: bool = False) -> str:
         """`keywords: 1,200,000 of 3,300,000 rows, 2,100,000 rows/s, 0:01 left, kept 4,210, dropped 1,195,790`."""
-        done, kept, dropped = self.board.read()
+        done, kept, dropped = map(max, self.board.read(), self._settled)
         seconds = max(time.monotonic() - self._began, 1e-3)
         rate = done / seconds
         total = self._already + done
