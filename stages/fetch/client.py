@@ -173,21 +173,29 @@ class Fetcher:
         began = time.monotonic()
         request.sent, request.status = True, None
         try:
-            async with asyncio.timeout(request.seconds_left), self._respond(url, host) as response:
+            async with asyncio.timeout(request.seconds_left), self._respond(url) as response:
                 request.status = response.status
                 return await self._accept(response, url, host, request)
         except TimeoutError:
-            if request.status is None:
-                host.failed()
+            self._note_silence(host, request, "timeout")
             raise FetchError("timeout", request.status) from None
+        except FetchError as error:
+            self._note_silence(host, request, error.reason)
+            raise
         finally:
             request.seconds_left -= time.monotonic() - began
+
+    @staticmethod
+    def _note_silence(host: Host, request: _Attempt, reason: str) -> None:
+        """A host that gave no response may be down; a blocked or insecure one is just that."""
+        if request.status is None and reason in ("dns", "connect", "timeout"):
+            host.failed()
 
     def _host(self, url: URL) -> Host:
         return self._hosts.setdefault(url.raw_host or "", Host(self.options.per_host))
 
     @asynccontextmanager
-    async def _respond(self, url: URL, host: Host) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _respond(self, url: URL) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response, its connection's failures told as `FetchError`s."""
         try:
             async with self._session.get(url, allow_redirects=False) as response:
@@ -195,10 +203,7 @@ class Fetcher:
         except TimeoutError:
             raise  # aiohttp's own is an OSError too; ours cuts the attempt
         except (aiohttp.ClientError, OSError, ValueError, asyncio.IncompleteReadError) as error:
-            reason = _reason(error)
-            if reason in ("dns", "connect"):
-                host.failed()
-            raise FetchError(reason) from error
+            raise FetchError(_reason(error)) from error
 
     async def _accept(self, response: aiohttp.ClientResponse, url: URL, host: Host, request: _Attempt) -> bytes | URL:
         status = response.status

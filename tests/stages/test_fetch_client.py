@@ -153,6 +153,16 @@ def test_a_connection_that_breaks_off_is_transient(server: WebServer) -> None:
     assert outcome(server, "/_/cut") == ("connect", None, 2)
 
 
+def test_broken_bodies_do_not_count_as_a_dead_host(server: WebServer) -> None:
+    done = fetch([*(server.url(f"/_/cut/{number}") for number in range(12)), server.url("/a")], retries=0)
+    assert [each.reason for each in done] == ["connect"] * 12 + [None]
+
+
+def test_insecure_hosts_are_insecure_however_often(server: WebServer) -> None:
+    urls = [server.url(f"/{number}").replace("http:", "https:") for number in range(12)]
+    assert {each.reason for each in fetch(urls, respect_robots=False)} == {"tls"}
+
+
 def test_compressed_bodies_are_inflated_within_the_cap(server: WebServer) -> None:
     (fetched,) = fetch([server.url("/_/gzip/a")])
     assert fetched.data == BODY
