@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from stages.patterns import Term, alternation
 from stages.readers.roles import offsets
 
-_SPACE_BYTES = rb"(?:[\x09-\x0d \x2d_]|\xc2\xa0|\xe2\x80[\x90-\x95])+"
+_SPACE_BYTES = rb"[\x09-\x0d \x2d_\x80-\xff]+"
+"""Any byte beyond ASCII passes for a part of U+00A0 or U+2010–2015: one class is quicker than their spelling."""
 
 
 class Matcher:

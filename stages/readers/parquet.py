@@ -19,6 +19,8 @@ from stages.where import parse
 UNIT_ROWS = 1 << 20
 UNIT_BYTES = 256 << 20
 """Uncompressed, of all columns. A row group above either bound is streamed in batches."""
+BATCH_ROWS = 1 << 18
+"""Row groups are read together up to this: larger batches outgrow the caches, smaller ones cost more calls."""
 STREAM_ROWS = 1 << 16
 STREAM_BYTES = 32 << 20
 READ_BUFFER = 1 << 20
@@ -33,13 +35,13 @@ def pieces(source: Source, role: str = "data") -> Iterator[Piece]:
         except BrokenFile:
             yield Piece(role=role, file=number)
             continue
-        for start, stop in _ranges(sizes):
+        for start, stop in _ranges(sizes, UNIT_ROWS, UNIT_BYTES):
             rows = sum(count for count, _ in sizes[start:stop])
             yield Piece(role=role, file=number, start=start, stop=stop, rows=rows)
 
 
 def read(source: Source, piece: Piece) -> Iterator[Batch]:
-    """The rows of a piece: one batch within the bounds, several of a huge row group.
+    """The rows of a piece, a few row groups at a time; a huge one is streamed.
 
     Raises:
         BrokenFile: footer or pages that cannot be read.
@@ -50,8 +52,9 @@ def read(source: Source, piece: Piece) -> Iterator[Batch]:
         sizes = _row_group_sizes(parquet.metadata)
         if len(groups) == 1 and _is_huge(*sizes[groups[0]]):
             yield from _stream(parquet, groups[0], file.url, needed_columns(source))
-        elif groups:
-            yield _whole(parquet, groups, file.url)
+        else:
+            for start, stop in _ranges([sizes[group] for group in groups], BATCH_ROWS, UNIT_BYTES):
+                yield _whole(parquet, groups[start:stop], file.url)
 
 
 @contextlib.contextmanager
@@ -98,11 +101,11 @@ def _is_huge(rows: int, size: int) -> bool:
     return rows > UNIT_ROWS or size > UNIT_BYTES
 
 
-def _ranges(sizes: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Consecutive row groups within the bounds; a huge one stands alone."""
+def _ranges(sizes: list[tuple[int, int]], most_rows: int, most_bytes: int) -> Iterator[tuple[int, int]]:
+    """Consecutive row groups within the bounds; a larger one stands alone."""
     start, rows, size = 0, 0, 0
     for index, (more_rows, more_bytes) in enumerate(sizes):
-        if index > start and _is_huge(rows + more_rows, size + more_bytes):
+        if index > start and (rows + more_rows > most_rows or size + more_bytes > most_bytes):
             yield start, index
             start, rows, size = index, 0, 0
         rows, size = rows + more_rows, size + more_bytes

@@ -84,12 +84,14 @@ def read_text(batch: Batch, names: tuple[str, ...], spoilt: np.ndarray) -> pa.Ar
 
 def read_captions(batch: Batch, column: CaptionColumn, spoilt: np.ndarray) -> Texts:
     """A caption column's texts; lists are flattened."""
-    exact = batch.first_of(column.names)
-    values = batch.load(exact[0])
-    if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
+    if len(column.names) > 1:
         return Texts(read_text(batch, column.names, spoilt))
+    name = batch.find(column.names[0])
+    values = batch.load(name)
+    if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
+        return Texts(_checked(values, name, spoilt, None))
     parents = pc.list_parent_indices(values).to_numpy(zero_copy_only=False).astype(np.int64)
-    return Texts(_checked(values.flatten(), exact[0], spoilt, parents), parents)
+    return Texts(_checked(values.flatten(), name, spoilt, parents), parents)
 
 
 def lengths(values: pa.Array) -> np.ndarray:
@@ -144,9 +146,8 @@ def invalid_utf8(values: pa.Array) -> np.ndarray | None:
         return None
     data = values.buffers()[2].slice(int(bounds[0]), int(bounds[-1] - bounds[0]))
     if _is_utf8(data):
-        array = np.frombuffer(data, np.uint8)
-        begins = bounds[:-1][np.diff(bounds) > 0] - bounds[0]
-        if not (array[begins] & 0xC0 == 0x80).any():
+        begins = bounds[: np.searchsorted(bounds, bounds[-1])] - bounds[0]
+        if not (np.frombuffer(data, np.uint8)[begins] & 0xC0 == 0x80).any():
             return None
     binary = values.view(pa.large_binary() if pa.types.is_large_string(values.type) else pa.binary())
     return np.array([not _decodes(value) for value in binary.to_pylist()], bool)
