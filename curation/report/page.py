@@ -53,6 +53,7 @@ def html(facts: Mapping[str, Any], samples: Mapping[Outcome, Sequence[Mapping[st
         fates=LEGEND,
         histograms=histograms(facts),
         samples=samples,
+        dropped={(entry["stage"], entry["reason"]): entry["rows"] for entry in facts["drop_reasons"]},
         reasons=labels.REASONS,
         style=Markup(style),
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
