@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.e2e.conftest import Head
-from tests.e2e.world import World, build, tar_digests
+from tests.e2e.world import World, build, counts, tar_digests
 from tests.webserver import serving
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -76,6 +78,25 @@ def test_a_worker_killed_in_the_middle_is_survived(world: World, calm: Path, tmp
     assert run.returncode == 0, err.decode()
     assert killed
     assert tar_digests(root) == tar_digests(calm)
+
+
+def test_empty_sources_run_to_the_end(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    schema = pa.schema([("URL", pa.string()), ("TEXT", pa.string())])
+    pq.write_table(schema.empty_table(), folder / "empty.parquet")
+    pq.write_table(pa.table([[None] * 5, [None] * 5], schema=schema), folder / "nulls.parquet")
+    (folder / "empty.tsv").write_bytes(b"")
+    sources = [{"name": "laion2b", "path": str(folder / "*.parquet")}, {"name": "cc3m", "path": str(folder / "*.tsv")}]
+    try:
+        world.write_recipe(sources=sources)
+        said = world.run(tmp_path / "root")
+    finally:
+        world.write_recipe()
+    assert counts(tmp_path / "root", "keywords")["laion2b"] == {"in": 5, "kept": 0, "dropped": {"no_url": 5}}
+    assert counts(tmp_path / "root", "shards") == {}
+    assert "report: " in said
+    assert (tmp_path / "root/report/index.html").exists()
 
 
 def test_roots_of_other_versions_are_refused(world: World, calm: Path, tmp_path: Path) -> None:
