@@ -32,11 +32,16 @@ class Written:
         return dict(json.loads((self.root / stage / "manifest.json").read_text()))
 
     @cached_property
-    def tables(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
-        """Rows by stage and key, of the stages that write tables."""
-        return {stage: self._table(stage) for stage in STAGES[:-1]}
+    def _tables(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
+        return {}
 
-    def _table(self, stage: str) -> dict[str, list[dict[str, Any]]]:
+    def rows(self, stage: str, key: str) -> list[dict[str, Any]]:
+        """Rows of a stage's table that have this key."""
+        if stage not in self._tables:
+            self._tables[stage] = self._read(stage)
+        return self._tables[stage].get(key, [])
+
+    def _read(self, stage: str) -> dict[str, list[dict[str, Any]]]:
         rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         for output in self.manifest(stage)["outputs"]:
             if output["kind"] == "part":
@@ -117,11 +122,10 @@ class _Fate:
     def __call__(self, written: Written) -> str | None:
         row = self.row
         if row.stage == "keywords":
-            is_there = row.key in written.tables["keywords"]
-            return "it passed the keywords stage" if is_there else None
+            return "it passed the keywords stage" if written.rows("keywords", row.key) else None
         if row.stage == "shards":
             return self._kept(written)
-        found = written.tables[row.stage].get(row.key, [])
+        found = written.rows(row.stage, row.key)
         reasons = [entry["reason"] for entry in found]
         if not set(reasons) & set(row.reasons):
             return f"stage {row.stage} says {reasons or 'nothing'}, not {' or '.join(row.reasons)}"
@@ -133,14 +137,14 @@ class _Fate:
     def _kept(self, written: Written) -> str | None:
         row = self.row
         for stage in STAGES[:-1]:
-            found = written.tables[stage].get(row.key, [])
+            found = written.rows(stage, row.key)
             if not any(entry["status"] == "kept" for entry in found):
                 return f"stage {stage} says {[entry['reason'] for entry in found] or 'nothing'}, not kept"
-        entry = next(entry for entry in written.tables["download"][row.key] if entry["status"] == "kept")
+        entry = next(entry for entry in written.rows("download", row.key) if entry["status"] == "kept")
         values = {name: entry[name] for name in row.columns}
         if values != dict(row.columns):
             return f"its columns are {values}, not {dict(row.columns)}"
-        texts = {caption["text"] for caption in written.tables["dedup"][row.key][0]["captions"]}
+        texts = {caption["text"] for caption in written.rows("dedup", row.key)[0]["captions"]}
         if not {row.caption, *row.gains} <= texts:
             return f"its captions are {sorted(texts)}, without {row.gains}"
         return self._packed(written.members(row.key))
