@@ -24,7 +24,7 @@ from stages.storage import Store
 SPACE = "[\\x09-\\x0d \u00a0\u2010-\u2015_-]+"
 """A run of white space, hyphens or underscores: what each space or hyphen of a term matches."""
 BEFORE, AFTER = "(?:^|[^A-Za-z])", "(?:[^A-Za-z]|$)"
-_TERM = re.compile(r"[A-Za-z0-9]+(?:[ -][A-Za-z0-9]+)*")
+_TERM = re.compile("[A-Za-z0-9'’]+(?:[ -][A-Za-z0-9'’]+)*")
 _TERM_KEYS = ("term", "end", "why", "precision", "read", "right")
 _PACK_KEYS = ("name", "description", "terms", "exclude")
 
@@ -139,7 +139,7 @@ def _term(entry: Any, key: str, path: str) -> Term:
     text, end = entry.get("term"), entry.get("end", "open")
     if not isinstance(text, str) or not _TERM.fullmatch(text):
         raise UserError(
-            f"keyword pack {path}: the term {text!r} needs letters and digits (A-Z, a-z, 0-9), "
+            f"keyword pack {path}: the term {text!r} needs letters and digits (A-Z, a-z, 0-9) or apostrophes, "
             "with single spaces or hyphens between them"
         )
     if end not in ("open", "word"):

@@ -84,7 +84,7 @@ def engine_hits(term: str, texts: list[str]) -> dict[str, list[bool]]:
     }
 
 
-@pytest.mark.parametrize("name", ["rs5m", "rs5m_exact"])
+@pytest.mark.parametrize("name", ["rs5m", "rs5m_exact", "rs"])
 def test_engines_agree_on_nasty_captions(name: str) -> None:
     pack = load_pack(name)
     for expression in (alternation(pack.terms), *(t.pattern for t in pack.terms[::7])):
@@ -158,7 +158,8 @@ def test_paper_packs() -> None:
     closed = {"Gaofen", "USGS", "NAIP", "MODIS", "EOSDIS", "WorldView", "ArcGIS", "Maxar", "Landsat"}
     assert {t.text for t in pack.terms if not t.open_end} == closed
     assert all(t.open_end for t in exact.terms)
-    assert all(t.notes["why"] for t in pack.terms)
+    ours = load_pack("rs")
+    assert all(t.notes["why"] for t in (*pack.terms, *ours.terms, *ours.exclude))
 
 
 def test_digest_ignores_notes_only() -> None:
