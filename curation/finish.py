@@ -60,7 +60,7 @@ def finish(
         summary=stage.summary(records),
     )
     manifest.save(run.store, written)
-    sweep(run, stage, outputs)
+    sweep(run, stage, phases[-1].name, outputs, published=published is not None)
     return written
 
 
@@ -97,20 +97,26 @@ def _outputs(records: Mapping[str, Sequence[Record]], last: str) -> list[OutputF
     return list(found.values())
 
 
-def sweep(run: StageRun, stage: Stage, outputs: Sequence[OutputFile]) -> None:
+def sweep(run: StageRun, stage: Stage, last_phase: str, outputs: Sequence[OutputFile], *, published: bool) -> None:
     """Remove what no manifest and no record names; results of expensive stages stay, whoever made them."""
     keep = {file.path for file in outputs} | {manifest.path(run.stage)}
-    for other in commit.runs(run.store, run.stage):
-        if other == run.run or stage.keeps_results:
-            for phase in commit.phases(run.store, run.stage, other):
-                for record in commit.records(run.store, run.stage, other, phase):
-                    keep |= {file.path for file in record.files if file.kind != "side"}
-    for name in run.store.list(run.stage):
-        is_record = name.startswith(f"{run.stage}/.units/")
-        if is_record and (stage.keeps_results or name.startswith(f"{run.stage}/.units/{run.run}")):
-            continue
-        if name not in keep:
-            run.store.remove(name)
+    runs = [run.run] if not stage.keeps_results else commit.runs(run.store, run.stage)
+    for name in [] if published else runs:  # published files have left the names that records know
+        finished = commit.is_closed(run.store, run.stage, name, last_phase)
+        keep |= _named_by(run, name, with_side=not finished)
+    for path in run.store.list(run.stage):
+        if path not in keep:
+            run.store.remove(path)
+
+
+def _named_by(run: StageRun, name: str, *, with_side: bool) -> set[str]:
+    """A run's records and the files they name; an unfinished one needs its work between phases to resume."""
+    base = f"{run.stage}/.units/{name}"
+    kept = {path for path in run.store.list(base) if ".attempts/" not in path}
+    for phase in commit.phases(run.store, run.stage, name):
+        for record in commit.records(run.store, run.stage, name, phase):
+            kept |= {file.path for file in record.files if with_side or file.kind != "side"}
+    return kept
 
 
 def versions() -> dict[str, str]:

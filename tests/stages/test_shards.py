@@ -280,14 +280,13 @@ def test_publishing_again_after_a_kill_half_way(tmp_path: Path) -> None:
         stage.publish(ws, records)
 
 
-def test_a_record_without_its_index_says_how_to_go_on(tmp_path: Path) -> None:
+def test_a_deleted_manifest_means_packing_again(tmp_path: Path) -> None:
     make_root(tmp_path, [sample(n) for n in range(4)])
     stage = ShardsStage(ShardsConfig(count=1))
-    run_stage(stage, tmp_path, "dedup", fingerprint="f")
-    state = StageRun(store=Store(str(tmp_path)), stage="shards", fingerprint="f", input_stage="dedup")
-    records = {"pack": commit.records(state.store, "shards", "f", "pack")}
-    with pytest.raises(UnitError, match="--force shards"):
-        stage.publish(UnitWorkspace(state, "publish", Unit(id="publish")), records)
+    first = run_stage(stage, tmp_path, "dedup", fingerprint="f")
+    (tmp_path / "shards/manifest.json").unlink()
+    again = run_stage(stage, tmp_path, "dedup", fingerprint="f")
+    assert again.output_digest == first.output_digest
 
 
 def test_changed_image_bytes_are_an_error(tmp_path: Path) -> None:
