@@ -12,7 +12,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,15 @@ class ModelRef:
     def folder(self) -> Path | None:
         """The local folder, absolute; None for a hub id or a name."""
         return Path(self.model).expanduser().absolute() if _is_path(self.model) else None
+
+    def absolute(self) -> ModelRef:
+        """The same model for processes that run in another folder."""
+        file = self.pretrained and os.path.isfile(self.pretrained)
+        return replace(
+            self,
+            model=str(self.folder or self.model),
+            pretrained=os.path.abspath(str(self.pretrained)) if file else self.pretrained,
+        )
 
     @property
     def identifier(self) -> str:

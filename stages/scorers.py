@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -61,7 +61,7 @@ class Scorer(ABC):
 
     def __init__(self, config: Any, ref: ModelRef) -> None:
         self.config = config
-        self.ref = replace(ref, model=str(ref.folder)) if ref.folder else ref
+        self.ref = ref.absolute()
 
     def check(self) -> None:
         """Raise `UserError` for what is wrong, before anything runs."""
