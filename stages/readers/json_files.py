@@ -87,7 +87,7 @@ def parsing(url: str) -> Iterator[None]:
 
     try:
         yield
-    except (ijson.JSONError, UnicodeDecodeError, EOFError) as error:
+    except (ijson.JSONError, UnicodeDecodeError) as error:
         raise BrokenFile(f"{url}: {' '.join(str(error).split())[:200]}") from error
 
 

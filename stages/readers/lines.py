@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 
@@ -66,13 +67,50 @@ def is_compressed(url: str) -> bool:
     return url.endswith(tuple(_DECOMPRESS))
 
 
-def open_bytes(source: Source, file: SourceFile) -> IO[bytes]:
+def open_bytes(source: Source, file: SourceFile) -> ByteStream:
     """The file's decompressed bytes, as a stream."""
     raw = Store(file.url, source.storage_options).open(file.url)
     for ending, opener in _DECOMPRESS.items():
         if file.url.endswith(ending):
-            return cast(IO[bytes], opener(raw, "rb"))
-    return raw
+            return ByteStream(opener(raw, "rb"), file.url)
+    return ByteStream(raw, file.url)
+
+
+class ByteStream:
+    """A file being read, whose damage, if it was compressed, is a `BrokenFile`."""
+
+    def __init__(self, stream: IO[bytes], url: str) -> None:
+        self.stream = stream
+        self.url = url
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes; none at the end."""
+        with self._damage():
+            return self.stream.read(size)
+
+    def readline(self, size: int = -1) -> bytes:
+        """Bytes through the next LF, `size` at most."""
+        with self._damage():
+            return self.stream.readline(size)
+
+    def seek(self, offset: int) -> None:
+        """Go on from a byte."""
+        self.stream.seek(offset)
+
+    def __enter__(self) -> ByteStream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stream.close()
+
+    @contextlib.contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            if isinstance(error, OSError) and (error.errno is not None or isinstance(error, ConnectionError)):
+                raise
+            raise BrokenFile(f"{self.url}: {error}") from error
 
 
 def read_lines(source: Source, file: SourceFile, start: int = 0, stop: int = -1) -> Iterator[Lines]:
@@ -86,16 +124,7 @@ def read_lines(source: Source, file: SourceFile, start: int = 0, stop: int = -1)
         if start:
             stream.seek(start - 1)
             position, skipping = start - 1, True
-        yield from _Splitter(position, skipping, stop).run(stream, file.url)
-
-
-def _read(stream: IO[bytes], url: str) -> bytes:
-    try:
-        return stream.read(CHUNK_BYTES)
-    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise BrokenFile(f"{url}: {error}") from error
+        yield from _Splitter(position, skipping, stop).run(stream)
 
 
 class _Splitter:
@@ -110,8 +139,8 @@ class _Splitter:
         self.rest = b""
         self.too_long = 0
 
-    def run(self, stream: IO[bytes], url: str) -> Iterator[Lines]:
-        while data := _read(stream, url):
+    def run(self, stream: ByteStream) -> Iterator[Lines]:
+        while data := stream.read(CHUNK_BYTES):
             if self.skipping:
                 data = self._skip(data)
             if not data:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,7 @@ import pyarrow as pa
 from stages.errors import UnitError
 from stages.readers import lines
 from stages.readers.batch import Batch, Piece, table_batch
-from stages.readers.lines import CHUNK_BYTES, LONGEST_LINE, Lines
+from stages.readers.lines import CHUNK_BYTES, LONGEST_LINE, ByteStream, Lines
 from stages.readers.roles import invalid_utf8
 from stages.sources import Source, SourceFile
 
@@ -169,7 +168,7 @@ def _csv_batch(rows: list[list[str]], names: list[str], numbers: list[int], bad:
     return table_batch(table, np.array(numbers, np.int64), bad)
 
 
-def _records(stream: IO[bytes], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
+def _records(stream: ByteStream, delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
     """(byte offset, fields) of each record; None for one that cannot be parsed."""
     csv.field_size_limit(LONGEST_LINE)
     text = _CountingLines(stream)
@@ -190,7 +189,7 @@ def _records(stream: IO[bytes], delimiter: str) -> Iterator[tuple[int, list[str]
 class _CountingLines:
     """Lines as text, undecodable bytes kept as surrogates, counting the bytes handed out."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: ByteStream) -> None:
         self.stream = stream
         self.position = 0
 

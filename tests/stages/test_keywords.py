@@ -346,7 +346,7 @@ def test_missing_column_names_those_there_are(tmp_path: Path) -> None:
         run(tmp_path, MINE | {"format": "parquet"}, path)
 
 
-@pytest.mark.parametrize("damage", ["footer", "page", "gzip", "json"])
+@pytest.mark.parametrize("damage", ["footer", "page", "gzip", "csv.gz", "json.gz", "json"])
 def test_broken_files_fail_or_are_left_out(tmp_path: Path, damage: str) -> None:
     entry: dict[str, Any] = dict(MINE, format="parquet")
     path = tmp_path / "a.parquet"
@@ -355,6 +355,10 @@ def test_broken_files_fail_or_are_left_out(tmp_path: Path, damage: str) -> None:
         data = bytearray(path.read_bytes())
         middle = len(data) // 3
         path.write_bytes(data[:-20] if damage == "footer" else data[:middle] + b"\xff" * 9000 + data[middle + 9000 :])
+    elif damage.endswith(".gz"):
+        path, entry = tmp_path / f"a.{damage}", dict(MINE, format=damage.removesuffix(".gz"))
+        text = b"[" + b'{"link": "u", "alt": "x"},' * 9999 if "json" in damage else b"link,alt\n" * 99999
+        path.write_bytes(gzip.compress(text)[:-99])
     elif damage == "gzip":
         path, entry = tmp_path / "a.tsv.gz", {"name": "cc3m"}
         path.write_bytes(gzip.compress(f"{HIT}\tu\n".encode() * 99999)[:-200])
