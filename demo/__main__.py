@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import signal
 import subprocess
@@ -42,9 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code != 0:
         print(f"demo: the run failed with exit code {code}", file=sys.stderr)
         return 1
-    print_funnel(root / "run")
-    print(f"\n{len(corpus.rows):,} rows of metadata became shards in {time.monotonic() - began:.0f} s")
-    print(f"report: {root / 'run' / 'report' / 'index.html'}")
+    print(f"{len(corpus.rows):,} rows of metadata became shards in {time.monotonic() - began:.0f} s", flush=True)
     problems = answers.wrong(corpus, root / "run")
     return conclude(problems, len(answers.answers(corpus)))
 
@@ -71,23 +68,6 @@ def serve(recipe: Path, root: Path) -> int:
     except KeyboardInterrupt:
         print()
     return 0
-
-
-def print_funnel(root: Path) -> None:
-    """The report's funnel as a table."""
-    rows = json.loads((root / "report" / "report.json").read_text())["funnel"]
-    names = list(rows[0])
-    short = {"after_keyword_filtering": "keywords", "download_image": "downloaded", "name": ""}
-    heads = [short.get(name, name.replace("_image", "").replace("_", " ")) for name in names]
-    lines = [heads, *([str(row[name]) for name in names] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
-    print()
-    for line in lines:
-        print(
-            line[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
-            sep="  ",
-        )
 
 
 def conclude(problems: Sequence[str], total: int) -> int:

@@ -20,7 +20,7 @@ from demo import captions, models, scenes
 
 SEED = 71
 SIDE = models.DETECTOR_SIZE
-VERSION = 1
+VERSION = 2
 """Raised when what is fitted changes, so that cached models are fitted anew."""
 
 FORMS = (
@@ -56,12 +56,12 @@ def draw(count: int, seed: int) -> Examples:
     """`count` scenes, about three of five from above, cut square and made small as the models' preprocessing does."""
     rng = np.random.default_rng([SEED, seed])
     above, below = list(scenes.OVERHEAD), list(scenes.GROUND)
-    kinds = [above[i % len(above)] if i % 5 < 3 else below[i % len(below)] for i in range(count)]
+    kinds = [str(rng.choice(above if number % 5 < 3 else below)) for number in range(count)]
     return Examples(np.stack([_small(kind, rng) for kind in kinds]), kinds)
 
 
 def _small(kind: str, rng: np.random.Generator) -> np.ndarray:
-    size = (int(rng.integers(200, 420)), int(rng.integers(180, 360)))
+    size = (int(rng.integers(200, 560)), int(rng.integers(180, 480)))
     paint = scenes.overhead if kind in scenes.OVERHEAD else scenes.ground
     image = paint(kind, rng, size)
     side = min(size)
@@ -73,8 +73,11 @@ def _small(kind: str, rng: np.random.Generator) -> np.ndarray:
 def ensure(folder: Path) -> None:
     """Fit the models into `folder/clip` and `folder/detector` unless they are there already.
 
+    The demo's quantiles drop a fifth of the rows by the detector, all of them ground-level, so it must be right about
+    every scene; and a tenth by the CLIP, half of the ground-level ones.
+
     Raises:
-        RuntimeError: a fitted model does not tell unseen overhead scenes from ground-level ones.
+        RuntimeError: a fitted model does not tell enough unseen ground-level scenes from overhead ones.
     """
     note = folder / "fitted.json"
     wanted = {"version": VERSION, "seed": SEED, "clip": models.CLIP_CONFIG, "detector": models.DETECTOR_ARCHITECTURE}
@@ -84,11 +87,14 @@ def ensure(folder: Path) -> None:
     learn, check = draw(420, 1), draw(80, 2)
     with _one_thread():
         detector, clip = fit_detector(learn), fit_clip(learn)
-    for name, scores in (("detector", detector_scores(detector, check)), ("clip", clip_scores(clip, check))):
-        low, high = float(scores[check.overhead].min()), float(scores[~check.overhead].max())
-        if low <= high:
+    for name, scores, wanted_share in (
+        ("detector", detector_scores(detector, check), 1.0),
+        ("clip", clip_scores(clip, check), 0.75),
+    ):
+        share = float(np.mean(scores[~check.overhead] < scores[check.overhead].min()))
+        if share < wanted_share:
             raise RuntimeError(
-                f"the demo's {name} scores an overhead scene {low:.3f} and a ground-level one {high:.3f}"
+                f"the demo's {name} puts only {share:.0%} of ground-level scenes below all overhead ones"
             )
     models.save_detector(detector, folder / "detector")
     models.save_open_clip(clip, folder / "clip")
@@ -176,7 +182,7 @@ def _fits(truth: str, kind: str) -> bool:
     return truth in (kind, "above" if kind in scenes.OVERHEAD else "below")
 
 
-def fit_clip(examples: Examples, steps: int = 160) -> Any:
+def fit_clip(examples: Examples, steps: int = 200) -> Any:
     """A CLIP by its symmetric contrastive loss, where every text that fits an image counts as its own."""
     import open_clip
     import torch
