@@ -42,7 +42,7 @@ FILES = 8
 ROW_GROUP = 250_000
 WORLD_ROWS = 4_200_000_000
 COLUMNS = ["SAMPLE_ID", "URL", "TEXT", "LICENSE"]
-HIT_SHARE = 0.005
+HIT_SHARE = 0.004
 WORDS = (
     "the a of in and with for by on at to from photo stock vector image black white new home design vintage art print "
     "women men kids dress shoes leather gold silver ring watch car engine house kitchen table wooden modern garden "
@@ -82,7 +82,7 @@ def _rows(rng: np.random.Generator, terms: list[str]) -> pa.Table:
     count = ROW_GROUP
     lengths = rng.integers(2, 21, count)
     vocabulary = np.array([*WORDS.split(), *ACCENTED], object)
-    words = vocabulary[(len(vocabulary) * rng.random(lengths.sum()) ** 2).astype(int)]
+    words = vocabulary[(len(vocabulary) * rng.random(lengths.sum()) ** 3).astype(int)]
     ends = np.cumsum(lengths)
     texts = [" ".join(words[end - n : end]) for end, n in zip(ends.tolist(), lengths.tolist(), strict=True)]
     for row in np.flatnonzero(rng.random(count) < HIT_SHARE):

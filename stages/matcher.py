@@ -8,6 +8,7 @@ hyperscan (it needs x86-64), RE2 finds the rows by the alternation of all patter
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -18,8 +19,10 @@ import pyarrow.compute as pc
 from stages.patterns import Term, alternation
 from stages.readers.roles import offsets
 
-_SPACE_BYTES = rb"[\x09-\x0d \x2d_\x80-\xff]+"
+_SPACE = rb"[\x09-\x0d \x2d_\x80-\xff]"
 """Any byte beyond ASCII passes for a part of U+00A0 or U+2010–2015: one class is quicker than their spelling."""
+_SHORT, _LONG = _SPACE + b"{1,8}", _SPACE + b"{9}"
+"""Bounded runs are quicker than open ones; a run beyond the bound makes its row a candidate whatever follows."""
 
 
 class Matcher:
@@ -90,12 +93,15 @@ def _compile(terms: tuple[Term, ...]) -> Any:
     except ImportError:
         return None
     database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
-    if terms:
-        flags = [hyperscan.HS_FLAG_CASELESS] * len(terms)
-        database.compile(expressions=[_body(term.text) for term in terms], ids=list(range(len(terms))), flags=flags)
+    bodies = [(number, body) for number, term in enumerate(terms) for body in _bodies(term.text)]
+    if bodies:
+        ids, expressions = zip(*bodies, strict=True)
+        flags = [hyperscan.HS_FLAG_CASELESS] * len(bodies)
+        database.compile(expressions=list(expressions), ids=list(ids), flags=flags)
     return database
 
 
-def _body(text: str) -> bytes:
-    """A term as hyperscan reads it, byte by byte, without what must stand around it."""
-    return b"".join(_SPACE_BYTES if character in " -" else character.encode() for character in text)
+def _bodies(text: str) -> list[bytes]:
+    """A term as hyperscan reads it, byte by byte, without what must stand around it: in full, then each long run."""
+    words = [word.encode() for word in re.split("[ -]", text)]
+    return [_SHORT.join(words), *(_SHORT.join(words[:count]) + _LONG for count in range(1, len(words)))]

@@ -66,7 +66,9 @@ def open_parquet(source: Source, file: SourceFile) -> Iterator[pq.ParquetFile]:
                 where: Any = strip_protocol(file.url)
             else:
                 where = stack.enter_context(Store(file.url, source.storage_options).open(file.url))
-            parquet = pq.ParquetFile(where, buffer_size=READ_BUFFER, pre_buffer=False)
+            parquet = pq.ParquetFile(
+                where, buffer_size=READ_BUFFER, pre_buffer=False, read_dictionary=_few_valued(source)
+            )
         yield stack.enter_context(parquet)
 
 
@@ -81,6 +83,11 @@ def damage(url: str) -> Iterator[None]:
         if isinstance(error, pa.ArrowMemoryError) or getattr(error, "errno", None) is not None:
             raise
         raise BrokenFile(f"{url}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _few_valued(source: Source) -> list[str]:
+    """Columns that repeat a few values and are decoded for kept rows only; a name the file lacks does no harm."""
+    return list(role_names(source).get("licence", ()))
 
 
 def needed_columns(source: Source) -> list[str]:
