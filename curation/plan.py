@@ -196,7 +196,8 @@ def _units_amount(run: StageRun, stage: Stage, ws: UnitWorkspace) -> tuple[int, 
         return 0, sum(file.rows for file in ws.input_files())
     phase = stage.phases()[0]
     units = phase.cut(ws)
-    ready = {record.unit for record in commit.records(run.store, run.stage, run.run, phase.name)}
-    equal = {record.digest for record in run.earlier(phase.name) if record.digest}
-    adopted = sum(unit.rows for unit in units if unit.id in ready or unit.digest in equal)
-    return adopted, sum(unit.rows for unit in units) - adopted
+    ready = {record.unit: record for record in commit.records(run.store, run.stage, run.run, phase.name)}
+    equal = {record.digest: record for record in run.earlier(phase.name) if record.digest}
+    found = [ready.get(unit.id) or equal.get(unit.digest or "") for unit in units]
+    adopted = sum(entry["in"] for record in found if record for entry in record.counts.values())
+    return adopted, sum(unit.rows for unit, record in zip(units, found, strict=True) if record is None)

@@ -15,6 +15,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from curation import commit, manifest
 from stages.base import OutputFile, Record, Result, Unit
@@ -146,7 +147,7 @@ class UnitWorkspace:
             return file.read_row_groups(list(row_groups), columns=wanted)
 
     def _parquet(self, path: str) -> tuple[str, pa.fs.FileSystem]:
-        return self.run.store.full(path), arrow_filesystem(self.run.store)
+        return self.run.store.full(path), arrow_filesystem(self.run.store, path)
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         return self.run.store.read_ranges(path, ranges)
@@ -301,8 +302,9 @@ def _write_row_groups(file: DigestingFile, tables: Iterable[pa.Table]) -> int:
     return rows
 
 
-def arrow_filesystem(store: Store) -> pa.fs.FileSystem:
-    """The store's file system as Arrow sees it."""
-    if store.is_local:
-        return pa.fs.LocalFileSystem()
-    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(store.fs))
+def arrow_filesystem(store: Store, path: str = "") -> pa.fs.FileSystem:
+    """The file system of `path`, as Arrow sees it."""
+    home = store.home(path)
+    return (
+        pa.fs.LocalFileSystem() if isinstance(home, LocalFileSystem) else pa.fs.PyFileSystem(pa.fs.FSSpecHandler(home))
+    )

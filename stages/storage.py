@@ -53,20 +53,27 @@ class Store:
         base = strip_protocol(self.url)
         return f"{base.rstrip('/')}/{path}" if path else base
 
+    def home(self, path: str) -> fsspec.AbstractFileSystem:
+        """The file system `path` lies on: the store's, unless it is a full URL or path of another kind."""
+        elsewhere = protocol(path) != protocol(self.url) and ("://" in path or os.path.isabs(path))
+        return file_system(path) if elsewhere else self.fs
+
     def exists(self, path: str) -> bool:
         """Whether the file or folder is there now."""
-        self.fs.invalidate_cache()
-        return bool(self.fs.exists(self.full(path)))
+        home = self.home(path)
+        home.invalidate_cache()
+        return bool(home.exists(self.full(path)))
 
     def size(self, path: str) -> int:
         """Bytes of a file."""
-        return int(self.fs.size(self.full(path)))
+        return int(self.home(path).size(self.full(path)))
 
     def open(self, path: str) -> IO[bytes]:
         """A file opened for reading."""
-        if self.is_local and "://" not in path:
+        home = self.home(path)
+        if isinstance(home, LocalFileSystem):
             return open(self.full(path), "rb")
-        return cast(IO[bytes], self.fs.open(self.full(path), "rb"))
+        return cast(IO[bytes], home.open(self.full(path), "rb"))
 
     def read(self, path: str) -> bytes:
         """All bytes of a file.

@@ -76,3 +76,10 @@ def test_memory_and_unknown_protocols_are_refused() -> None:
 
 def test_credentials_in_a_url_do_not_reach_the_path() -> None:
     assert strip_protocol("s3://KEY:SECRET@bucket/a@b/c") == "bucket/a@b/c"
+
+
+def test_paths_of_another_kind_are_read_where_they_lie(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"abc")
+    assert store.read(str(tmp_path / "weights.bin")) == b"abc"
+    assert store.exists(str(tmp_path / "weights.bin"))
+    assert not store.exists(str(tmp_path / "nothing.bin"))
