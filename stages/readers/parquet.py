@@ -66,8 +66,13 @@ def open_parquet(source: Source, file: SourceFile) -> Iterator[pq.ParquetFile]:
                 where: Any = strip_protocol(file.url)
             else:
                 where = stack.enter_context(Store(file.url, source.storage_options).open(file.url))
+            metadata = pq.ParquetFile(where).metadata
             parquet = pq.ParquetFile(
-                where, buffer_size=READ_BUFFER, pre_buffer=False, read_dictionary=_few_valued(source)
+                where,
+                metadata=metadata,
+                buffer_size=READ_BUFFER,
+                pre_buffer=False,
+                read_dictionary=_few_valued(source, metadata.schema.names),
             )
         yield stack.enter_context(parquet)
 
@@ -85,9 +90,10 @@ def damage(url: str) -> Iterator[None]:
         raise BrokenFile(f"{url}: {str(error).strip().splitlines()[0]}") from error
 
 
-def _few_valued(source: Source) -> list[str]:
-    """Columns that repeat a few values and are decoded for kept rows only; a name the file lacks does no harm."""
-    return list(role_names(source).get("licence", ()))
+def _few_valued(source: Source, present: Sequence[str]) -> list[str]:
+    """The file's columns that repeat a few values, to be decoded for kept rows only."""
+    wanted = {name.lower() for name in role_names(source).get("licence", ())}
+    return [name for name in present if name.lower() in wanted]
 
 
 def needed_columns(source: Source) -> list[str]:
