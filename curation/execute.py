@@ -44,9 +44,11 @@ class PhaseDone:
 def start_ray(*, debug: bool = False) -> None:
     """Join the cluster that `RAY_ADDRESS` or this machine offers, else start one here."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not debug:
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     if not ray.is_initialized():
-        ray.init(include_dashboard=None, log_to_driver=debug, logging_level=logging.WARNING)
+        ray.init(log_to_driver=debug, logging_level=logging.WARNING)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -113,10 +115,13 @@ def _lanes(units: Sequence[Unit]) -> list[list[Unit]]:
 def _on_ray(run: StageRun, phase: Phase, lanes: list[list[Unit]], board: Board) -> Iterator[Outcome]:
     if not lanes:
         return
+    settings = {"run": run, "phase": phase, "board": board, "secrets": redact.known()}
+    if len(lanes) == 1 and not phase.uses_model:
+        yield from _one_task(lanes[0], phase, settings)
+        return
     rows = [{"units": json.dumps([asdict(unit) for unit in lane])} for lane in lanes]
     dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     dataset.set_name(f"{run.stage} {phase.name}")
-    settings = {"run": run, "phase": phase, "board": board, "secrets": redact.known()}
     if phase.uses_model:
         dataset = _model_plan(dataset, phase, settings)
     else:
@@ -125,6 +130,13 @@ def _on_ray(run: StageRun, phase: Phase, lanes: list[list[Unit]], board: Board) 
         )
     for row in dataset.iter_rows():
         yield _outcome_from_json(json.loads(row["outcome"]))
+
+
+def _one_task(lane: Sequence[Unit], phase: Phase, settings: dict[str, Any]) -> Iterator[Outcome]:
+    """A collection, or a single host's lane, needs no data flow: one task, off the driver."""
+    task: Any = ray.remote(_lane_outcomes).options(num_cpus=phase.cpus, num_returns="streaming", name=phase.name)
+    for outcome in task.remote(list(lane), **settings):
+        yield _outcome_from_json(json.loads(ray.get(outcome)))
 
 
 def _model_plan(dataset: ray.data.Dataset, phase: Phase, settings: dict[str, Any]) -> ray.data.Dataset:
@@ -152,11 +164,18 @@ def _model_plan(dataset: ray.data.Dataset, phase: Phase, settings: dict[str, Any
 
 
 def _lane_task(batch: Any, run: StageRun, phase: Phase, board: Board, secrets: frozenset[str]) -> Any:
+    for text in batch.column("units").to_pylist():
+        for outcome in _lane_outcomes(_units(text), run, phase, board, secrets):
+            yield pa.table({"outcome": [outcome]})
+
+
+def _lane_outcomes(
+    units: Sequence[Unit], run: StageRun, phase: Phase, board: Board, secrets: frozenset[str]
+) -> Iterator[str]:
     redact.learn_values(secrets)
     with BoardClient(board) as client:
-        for text in batch.column("units").to_pylist():
-            for outcome in do_lane(run, phase, _units(text), client.add):
-                yield _outcome_row(outcome)
+        for outcome in do_lane(run, phase, units, client.add):
+            yield _outcome_json(outcome)
 
 
 def _prepare_task(batch: Any, run: StageRun, phase: Phase, board: Board, secrets: frozenset[str]) -> Any:

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -21,33 +22,37 @@ LINE_EVERY_S = 10.0
 
 
 class _Counts:
-    """Rows, kept and dropped, summed over all workers of a phase."""
+    """Rows, kept and dropped by phase, summed over all workers."""
 
     def __init__(self) -> None:
-        self.totals = [0, 0, 0]
+        self.totals: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
 
-    def add(self, rows: int, kept: int, dropped: int) -> None:
-        for index, value in enumerate((rows, kept, dropped)):
-            self.totals[index] += value
+    def add(self, phase: str, *counts: int) -> None:
+        self.totals[phase] = [a + b for a, b in zip(self.totals[phase], counts, strict=True)]
 
-    def read(self) -> list[int]:
-        return self.totals
+    def read(self, phase: str) -> list[int]:
+        return self.totals[phase]
 
 
 class Board:
-    """Handle to the counts, which live in a tiny actor; purely for display."""
+    """Handle to one phase's counts, which live in a tiny actor; purely for display."""
 
-    def __init__(self) -> None:
-        self._actor: Any = ray.remote(num_cpus=0)(_Counts).remote()
+    def __init__(self, phase: str, actor: Any = None) -> None:
+        self.phase = phase
+        self.actor: Any = actor or ray.remote(num_cpus=0)(_Counts).remote()
+
+    def of(self, phase: str) -> Board:
+        """The counts of another phase, in the same actor."""
+        return Board(phase, self.actor)
 
     def add(self, rows: int, kept: int, dropped: int) -> None:
         """Add to the counts, without waiting."""
-        self._actor.add.remote(rows, kept, dropped)
+        self.actor.add.remote(self.phase, rows, kept, dropped)
 
     def read(self) -> tuple[int, int, int]:
         """Rows, kept, dropped so far; zeros while the actor cannot be reached."""
         try:
-            rows, kept, dropped = ray.get(self._actor.read.remote(), timeout=2)
+            rows, kept, dropped = ray.get(self.actor.read.remote(self.phase), timeout=2)
         except (ray.exceptions.RayError, TimeoutError):
             return (0, 0, 0)
         return (rows, kept, dropped)
@@ -87,12 +92,14 @@ class Display:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
+        self._board: Board | None = None
 
     @contextlib.contextmanager
     def phase(self, stage: str, phase: str, *, rows: int, units: int) -> Iterator[Shown]:
         """Show one phase while the body runs."""
         name = stage if phase in (stage, "map") else f"{stage} · {phase}"
-        shown = Shown(name, rows, units)
+        self._board = self._board or Board(name)
+        shown = Shown(name, rows, units, self._board.of(name))
         stop = threading.Event()
         follow = self._follow_live if self._terminal else self._follow_in_lines
         thread = threading.Thread(target=follow, args=(shown, stop), daemon=True)
@@ -124,11 +131,11 @@ class Display:
 class Shown:
     """The state of one phase on display."""
 
-    def __init__(self, name: str, rows: int, units: int) -> None:
+    def __init__(self, name: str, rows: int, units: int, board: Board) -> None:
         self.name = name
         self.rows = rows
         self.units = units
-        self.board = Board()
+        self.board = board
         self._already = 0
         self._units_done = 0
         self._settled = [0, 0, 0]

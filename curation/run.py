@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -23,6 +23,9 @@ from curation.recipe import Recipe, load, root_store
 from curation.redact import redact_tree
 from stages.errors import UnitError, UserError
 from stages.storage import Store
+
+if TYPE_CHECKING:  # it imports Ray, which `--help` and `--plan` do without
+    from curation.progress import Display
 
 EXAMPLES = """examples:
   python -m curation.run manifests/recipes/pub11.yaml --root runs/pub11
@@ -54,12 +57,14 @@ def run(args: argparse.Namespace) -> int:
     check_before(found, chosen, allow_stale=args.allow_stale)
     with lock.held(store):
         from curation import cluster, execute, report
+        from curation.progress import Display
 
         execute.start_ray(debug=args.debug)
         cluster.prove_shared(store, recipe)
         store.write("recipe.yaml", yaml.safe_dump(recipe.effective(), sort_keys=False, allow_unicode=True).encode())
+        display = Display()
         for name in chosen:
-            bring_up_to_date(recipe, store, name, args)
+            bring_up_to_date(recipe, store, name, args, display)
         print(report.build(store))
     return 0
 
@@ -97,7 +102,7 @@ def check_before(found: Sequence[Step], chosen: Sequence[str], *, allow_stale: b
             )
 
 
-def bring_up_to_date(recipe: Recipe, store: Store, name: str, args: argparse.Namespace) -> None:
+def bring_up_to_date(recipe: Recipe, store: Store, name: str, args: argparse.Namespace, display: Display) -> None:
     """Run one stage if it is not up to date, is forced, or has failures to retry.
 
     Raises:
@@ -108,13 +113,13 @@ def bring_up_to_date(recipe: Recipe, store: Store, name: str, args: argparse.Nam
     again = name in args.force
     if step.state != UP_TO_DATE:
         generation = next_generation(step) if again else 0
-        run_stage(recipe, store, step, generation=generation, adopt=not again)
+        run_stage(recipe, store, step, generation=generation, adopt=not again, display=display)
     elif not (args.retry_failed and name == "download"):
         say(f"{name}: up to date, {step.why}")
     if args.retry_failed and name == "download":
         step = next(step for step in plan.steps(recipe, store) if step.stage.name == name)
         step.stage.config = replace(step.stage.config, retry_failed=True)
-        run_stage(recipe, store, step, generation=next_generation(step), adopt=True)
+        run_stage(recipe, store, step, generation=next_generation(step), adopt=True, display=display)
         step.stage.config = replace(step.stage.config, retry_failed=False)
 
 
@@ -124,16 +129,15 @@ def next_generation(step: Step) -> int:
     return done.generation + 1 if done and done.fingerprint == step.fingerprint else 1
 
 
-def run_stage(recipe: Recipe, store: Store, step: Step, *, generation: int, adopt: bool) -> Manifest:
+def run_stage(recipe: Recipe, store: Store, step: Step, *, generation: int, adopt: bool, display: Display) -> Manifest:
     """Do every phase of a stage and write its manifest."""
     from curation import execute
     from curation.finish import finish
-    from curation.progress import Display
 
     stage = step.stage
     settings = replace(plan.stage_run(recipe, store, step, generation=generation), adopt=adopt)
     say(f"{stage.name}: {step.state} ({step.why})")
-    began, rows, display, phases = time.monotonic(), 0, Display(), stage.phases()
+    began, rows, phases = time.monotonic(), 0, stage.phases()
     try:
         for phase in phases:
             done = execute.run_phase(settings, phase, display)

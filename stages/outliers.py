@@ -72,11 +72,10 @@ class OutliersStage(Stage):
 
     def phases(self) -> list[Phase]:
         """Plan and score for each model; select; map."""
-        phases: list[Phase] = []
-        for scorer in self.scorers():
-            plan, score = (PlanVlm, ScoreVlm) if scorer.name == "vlm" else (PlanDetector, ScoreDetector)
-            phases += [plan(scorer), score(scorer)]
-        return [*phases, Select(self.scorers(), self.config.keep), Map()]
+        kinds = {"vlm": (PlanVlm, ScoreVlm), "detector": (PlanDetector, ScoreDetector)}
+        plans = [kinds[scorer.name][0](scorer) for scorer in self.scorers()]
+        scores = [kinds[scorer.name][1](scorer) for scorer in self.scorers()]
+        return [*plans, *scores, Select(self.scorers(), self.config.keep), Map()]
 
     def named_files(self) -> list[str]:
         """Weights, configs and prompts."""
