@@ -93,13 +93,15 @@ class Display:
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
         self._board: Board | None = None
+        self._phases = 0
 
     @contextlib.contextmanager
     def phase(self, stage: str, phase: str, *, rows: int, units: int) -> Iterator[Shown]:
         """Show one phase while the body runs."""
         name = stage if phase in (stage, "map") else f"{stage} · {phase}"
         self._board = self._board or Board(name)
-        shown = Shown(name, rows, units, self._board.of(name))
+        self._phases += 1
+        shown = Shown(name, rows, units, self._board.of(f"{self._phases} {name}"))
         stop = threading.Event()
         follow = self._follow_live if self._terminal else self._follow_in_lines
         thread = threading.Thread(target=follow, args=(shown, stop), daemon=True)

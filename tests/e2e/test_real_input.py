@@ -24,7 +24,7 @@ import yaml
 from PIL import Image
 
 from stages.patterns import load_pack
-from tests.e2e.conftest import Head
+from tests.e2e.head import Head
 from tests.e2e.world import World, build
 from tests.webserver import serving
 
