@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -90,6 +91,10 @@ _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true o
 
 
 def _convert_plain(value: Any, hint: Any, where: str) -> Any:
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{where}: a number within 64 bits is wanted, found one of {len(str(value))} digits")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: a finite number is wanted, found {value!r}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, bool) and hint is not bool:

@@ -26,6 +26,8 @@ def source_files(path: Any, where: str, storage_options: Mapping[str, Any]) -> t
             raise UserError(f"{where}: a path, a glob or a list of them is wanted, found {entry!r}")
         for file in _expand(entry, where, storage_options):
             found.setdefault(file.url, file)
+    if not found:
+        raise UserError(f"{where}: a path, a glob or a list of them is wanted, found an empty list")
     return tuple(found.values())
 
 
@@ -64,14 +66,13 @@ def _version(info: Mapping[str, Any]) -> str:
 
 
 def _expand_local(entry: str, where: str) -> list[SourceFile]:
-    pattern = os.path.abspath(os.path.expanduser(strip_protocol(entry) if "://" in entry else entry))
-    if os.path.exists(pattern):
-        names = [pattern]
-    else:
-        names = sorted(glob.glob(pattern, recursive=True))
-        if not names:
-            verb = "matches no file" if glob.has_magic(pattern) else "does not exist"
-            raise UserError(f"{where}: {entry!r} {verb}")
+    pattern = strip_protocol(entry) if "://" in entry else os.path.expanduser(entry)
+    # made absolute only afterwards: the working folder's own name is no pattern
+    found = [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
+    if not found:
+        verb = "matches no file" if glob.has_magic(pattern) else "does not exist"
+        raise UserError(f"{where}: {entry!r} {verb}")
+    names = sorted(map(os.path.abspath, found))
     files = [file for name in names for file in ([name] if os.path.isfile(name) else _visible_files(name))]
     if not files:
         raise UserError(f"{where}: {entry!r} holds no file")

@@ -87,16 +87,17 @@ def load(path: str, overrides: Sequence[str] = ()) -> Recipe:
     whole = _read(path)
     for override in overrides:
         _override(whole, override)
-    whole = _expand_variables(whole, "recipe")
+    try:
+        whole = _expand_variables(whole, "recipe")
+    except RecursionError:
+        raise UserError(f"recipe {path!r} holds an alias of itself; a tree of values is wanted") from None
     for key in whole:
         if key not in KEYS:
             raise UserError(f"{key}: unknown key{did_you_mean(key, KEYS)}; a recipe has: {listing(KEYS)}")
     storage_options = _mapping(whole.get("storage_options"), "storage_options")
     redact.learn({"storage_options": storage_options, "sources": whole.get("sources")})
     name = _identifier(whole.get("name", Path(path).stem), "name")
-    blocklist = tuple(_texts(whole.get("blocklist", []), "blocklist"))
-    for entry in blocklist:
-        source_files(entry, "blocklist", _options_for(entry, storage_options))
+    blocklist = _blocklist(whole.get("blocklist", []), storage_options)
     sources = _sources(whole.get("sources"), storage_options)
     return Recipe(
         name=name,
@@ -120,13 +121,29 @@ def root_store(root: str, recipe: Recipe | None = None) -> Store:
     return store
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and no key twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Raise `YAMLError` naming a key that is there twice."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"{key.value!r} is there twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read(path: str) -> dict[str, Any]:
     shipped = Path(__file__).parent.parent / "manifests" / "recipes"
     file = Path(path)
     if not file.exists() and (shipped / f"{path}.yaml").exists():
         file = shipped / f"{path}.yaml"
     try:
-        whole = yaml.safe_load(file.read_text(encoding="utf-8"))
+        whole = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError as error:
         names = sorted(found.stem for found in shipped.glob("*.yaml"))
         raise UserError(f"recipe {path!r} does not exist; shipped recipes: {listing(names)}") from error
@@ -303,7 +320,12 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     return value
 
 
-def _texts(value: Any, where: str) -> list[str]:
+def _blocklist(value: Any, storage_options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The list files that a recipe's `blocklist` names; remote ones as written, since that holds their access."""
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise UserError(f"{where}: a list of paths is wanted, found {value!r}")
-    return [os.path.abspath(os.path.expanduser(item)) if protocol(item) == "file" else item for item in value]
+        raise UserError(f"blocklist: a list of paths is wanted, found {value!r}")
+    found: list[str] = []
+    for entry in value:
+        files = source_files(entry, "blocklist", _options_for(entry, storage_options))
+        found += [file.url for file in files] if protocol(entry) == "file" else [entry]
+    return tuple(dict.fromkeys(found))

@@ -8,7 +8,9 @@ from typing import Any
 
 HIDDEN = "***"
 _SECRET_NAME = re.compile(
-    r"secret|token|passw|credential|signature|^key$|api_?key|access_?key|private|connection_string|sas", re.I
+    r"secret|token|passw|credential|signature|^key$|_key$|api_?key|access_?key|private|connection_string|sas"
+    r"|authorization|cookie",
+    re.I,
 )
 _USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+@|(?<=s3://)[^/:@\s]+:[^@\s]+@")
 _SECRET_QUERY = re.compile(
@@ -42,6 +44,8 @@ def _secrets(value: Any, *, inside: bool) -> list[str]:
         return found
     if isinstance(value, list | tuple):
         return [secret for item in value for secret in _secrets(item, inside=inside)]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [str(value)] if inside else []
     if isinstance(value, str):
         user = _USER_IN_URL.search(value)
         return ([value] if inside else []) + (user.group()[:-1].split(":", 1) if user else [])
@@ -62,7 +66,7 @@ def redact_tree(value: Any, *, within_storage: bool = False) -> Any:
     if isinstance(value, Mapping):
         return {
             name: HIDDEN
-            if within_storage and _SECRET_NAME.search(str(name)) and isinstance(item, str)
+            if within_storage and _SECRET_NAME.search(str(name)) and not isinstance(item, bool | None)
             else redact_tree(item, within_storage=within_storage or name == "storage_options")
             for name, item in value.items()
         }

@@ -61,6 +61,10 @@ class DownloadConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; accepted: 0 or more")
         networks(self.allow_private)
+        if not self.agent.isprintable() or not self.agent.isascii():
+            raise ValueError(
+                f"user_agent or contact make {self.agent!r}; accepted: printable ASCII, as headers take it"
+            )
         if self.resize is not None:
             resize.check(self.resize)
 

@@ -42,6 +42,8 @@ from stages.tar import TarWriter
 
 SPLITS = ("train", "val")
 LAYOUTS = ("webdataset", "rs5m")
+MOST_SHARDS = 100_000
+"""Of a split; each is a unit of work."""
 GROUP_ROWS = 250_000
 """Rows a `partition` task holds at once."""
 WINDOW_BYTES = 128 << 20
@@ -94,8 +96,8 @@ class ShardsStage(Stage):
     def check(self) -> None:
         """Raise `UserError` for a count, fraction or layout that makes no sense."""
         config = self.config
-        if config.count < 1:
-            raise UserError(f"stages.shards.count is {config.count}: it must be 1 or more")
+        if not 1 <= config.count <= MOST_SHARDS:
+            raise UserError(f"stages.shards.count is {config.count}: it must be from 1 to {MOST_SHARDS:,}")
         if not 0 <= config.val_fraction <= 1:
             raise UserError(f"stages.shards.val_fraction is {config.val_fraction}: it must lie between 0 and 1")
         if config.layout not in LAYOUTS:

@@ -147,6 +147,8 @@ def resolve(
     _check_unsafe(unsafe, where_in)
     if merged.get("where") is not None:
         where.parse(_text(merged, "where", where_in))
+    if merged.get("licence") is not None:
+        _text(merged, "licence", where_in)
     on_bad_file = merged.get("on_bad_file", "fail")
     if on_bad_file not in ("fail", "drop"):
         raise UserError(f"{where_in}: on_bad_file is {on_bad_file!r}; accepted are fail and drop")
@@ -221,7 +223,7 @@ def _format(merged: Mapping[str, Any], name: str) -> Format:
             f"source {name!r} has no shipped descriptor, so it needs format and columns; "
             f"{did_you_mean(name, descriptor_names())} as names, {', '.join(sorted(FORMATS))} as formats"
         )
-    if merged["format"] not in FORMATS:
+    if not isinstance(merged["format"], str) or merged["format"] not in FORMATS:
         raise UserError(
             f"source {name!r}: unknown format {merged['format']!r}; {did_you_mean(str(merged['format']), FORMATS)}"
         )
@@ -240,6 +242,11 @@ def _check_options(merged: Mapping[str, Any], spec: Format, where_in: str) -> No
     if not isinstance(options, Mapping):
         raise UserError(f"{where_in}: options is {options!r}; a mapping is needed")
     _check_keys(options, spec.options, f"{where_in}: options")
+    names, language = options.get("names", []), options.get("language", [])
+    if not _are_texts(names):
+        raise UserError(f"{where_in}: options.names is {names!r}; a list of column names is needed")
+    if not isinstance(language, str) and not _are_texts(language):
+        raise UserError(f"{where_in}: options.language is {language!r}; a code like en or a list of them is needed")
     if options.get("origin", "alt_text") not in ORIGINS:
         raise UserError(f"{where_in}: options.origin is {options['origin']!r}; accepted are {', '.join(ORIGINS)}")
     if options.get("orient", "rows") not in ("rows", "columns"):
@@ -247,6 +254,10 @@ def _check_options(merged: Mapping[str, Any], spec: Format, where_in: str) -> No
     delimiter = options.get("delimiter", ",")
     if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n':
         raise UserError(f"{where_in}: options.delimiter is {delimiter!r}; one character is needed")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _check_columns(columns: Any, spec: Format, where_in: str) -> None:

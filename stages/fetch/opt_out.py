@@ -17,11 +17,11 @@ def opted_out(robots_tags: Iterable[str], tdm_reservation: str | None, agent: st
         robots_tags: the values of all `X-Robots-Tag` headers.
         tdm_reservation: the value of `TDM-Reservation`; 1 reserves all rights.
         agent: our product token; directives scoped to another agent do not concern us.
-        honoured: directives that count, in lower case.
+        honoured: directives that count, in any case.
     """
     if (tdm_reservation or "").strip() == "1":
         return True
-    wanted = set(honoured)
+    wanted = {directive.strip().lower() for directive in honoured}
     return any(directive in wanted for tag in robots_tags for directive in _directives(tag, agent.lower()))
 
 

@@ -47,6 +47,10 @@ def check(options: Mapping[str, Any]) -> None:
     unknown = sorted(set(options) - OPTIONS)
     if unknown:
         raise ValueError(f"resize.{unknown[0]} is unknown; accepted: {', '.join(sorted(OPTIONS))}")
+    for name, least, most in (("image_size", 1, 100_000), ("encode_quality", 0, 100)):
+        value = options.get(name, least)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise ValueError(f"resize.{name} is {value!r}; accepted: a whole number from {least} to {most}")
     mode = options.get("resize_mode", "border")
     if mode not in MODES:
         raise ValueError(f"resize.resize_mode is {mode!r}; accepted: {', '.join(MODES)}")

@@ -99,6 +99,10 @@ def test_wrong_overrides(folder: Path, override: str, sentence: str) -> None:
         ({"sources": [{"name": "laion2b", "path": "memory://x"}]}, "memory:// cannot be used"),
         ({"blocklist": ["/nosuch.txt"]}, "blocklist: '/nosuch.txt' does not exist"),
         ({"blocklist": "x"}, "blocklist: a list of paths is wanted"),
+        ({"sources": [{"name": "laion2b", "path": []}]}, "sources.laion2b.path: .*found an empty list"),
+        ({"stages": {"keywords": {}, "download": {"timeout_s": float("nan")}}}, "timeout_s: a finite number is wanted"),
+        ({"stages": {"keywords": {}, "download": {"timeout_s": 10**400}}}, "timeout_s: a number within 64 bits"),
+        ({"stages": {"keywords": {}, "download": {"contact": "a\r\nb: c"}}}, "stages.download: user_agent or contact"),
     ],
 )
 def test_mistakes(folder: Path, changes: dict[str, Any], sentence: str) -> None:
@@ -138,6 +142,46 @@ def test_not_yaml_and_not_there(folder: Path) -> None:
         read(folder, "- a\n")
     with pytest.raises(UserError, match=r"recipe 'nosuch.yaml' does not exist; shipped recipes: .*pub11"):
         load("nosuch.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("name: x\nseed: 1\nseed: 2\n", "in line 3: 'seed' is there twice"),
+        ("name: x\nstages:\n  keywords: {pack: rs, pack: rs5m}\n", "in line 3: 'pack' is there twice"),
+        ("name: &a [*a]\n", "holds an alias of itself"),
+    ],
+)
+def test_yaml_that_would_silently_mean_something_else(folder: Path, text: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        read(folder, text)
+
+
+def test_merge_keys_may_be_overridden(folder: Path) -> None:
+    text = f"""
+sources:
+  - &base {{name: laion2b, path: "{folder}/*.parquet"}}
+  - {{<<: *base, name: laion400m}}
+stages: {{keywords: {{}}}}
+"""
+    assert [source.name for source in read(folder, text).sources] == ["laion2b", "laion400m"]
+
+
+def test_paths_of_every_kind_in_a_folder_with_an_awkward_name(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "wé%20[x] dir"
+    (here / "in").mkdir(parents=True)
+    data, listed = here / "in" / "a b%41.parquet", here / "list.txt"
+    (folder / "part-0.parquet").rename(data)
+    listed.write_text("example.org\n")
+    monkeypatch.chdir(here)
+    for path in ("in/*.parquet", "in", "in/a b%41.parquet", f"file://{data}", str(data)):
+        made = read(folder, recipe(folder, sources=[{"name": "laion2b", "path": path}]))
+        assert [file.url for file in made.sources[0].files["data"]] == [str(data)]
+    for path in ("list.txt", "*.txt", f"file://{listed}"):
+        made = read(folder, recipe(folder, blocklist=[path, path], sources=[{"name": "laion2b", "path": str(data)}]))
+        assert made.blocklist == (str(listed),)
 
 
 def test_variables_come_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,16 @@ def test_learnt_values_are_found_in_any_text() -> None:
     assert "passphrase2" not in redact.redact("told passphrase2")
 
 
+def test_secrets_of_other_stores() -> None:
+    options = {
+        "abfs": {"account_key": "K" * 9, "password": 12345678, "client_kwargs": {"headers": {"Authorization": "B"}}}
+    }
+    shown = redact.redact_tree({"storage_options": options})["storage_options"]["abfs"]
+    assert shown == {"account_key": "***", "password": "***", "client_kwargs": {"headers": {"Authorization": "***"}}}
+    redact.learn({"storage_options": options})
+    assert redact.redact("KKKKKKKKK with 12345678") == "*** with ***"
+
+
 def test_trees_keep_what_is_no_secret() -> None:
     tree = {
         "name": "pub11",

@@ -280,6 +280,7 @@ def test_an_img2dataset_folder_stands_in_for_the_web(tmp_path: Path, server: Web
         ({"retries": -1}, "retries is -1"),
         ({"allow_private": ("home",)}, "allow_private holds 'home'"),
         ({"resize": {"size": 3}}, "resize.size is unknown"),
+        ({"resize": {"image_size": "x"}}, "resize.image_size is 'x'"),
         ({"resize": {"resize_mode": "squash"}}, "resize.resize_mode is 'squash'"),
     ],
 )

@@ -169,6 +169,10 @@ def test_opt_outs(tags: list[str], out: bool) -> None:
     assert opted_out(tags, None, "rs-curation", DIRECTIVES) is out
 
 
+def test_directives_of_a_recipe_count_in_any_case() -> None:
+    assert opted_out(["noai"], None, "x", ["NoAI"])
+
+
 def test_tdm_reservation_is_an_opt_out() -> None:
     assert opted_out([], "1", "x", DIRECTIVES)
     assert not opted_out([], "0", "x", DIRECTIVES)

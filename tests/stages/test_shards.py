@@ -303,6 +303,7 @@ def test_changed_image_bytes_are_an_error(tmp_path: Path) -> None:
     ("config", "words"),
     [
         ({"count": 0}, "stages.shards.count is 0"),
+        ({"count": 10**12}, "must be from 1 to 100,000"),
         ({"val_fraction": 1.5}, "stages.shards.val_fraction is 1.5"),
         ({"layout": "zip"}, "stages.shards.layout is 'zip'"),
     ],
