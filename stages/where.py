@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.errors import UserError
+from stages.errors import UnitError, UserError
 
 Literal = int | float | str
 Lookup = Callable[[str], pa.Array]
@@ -41,6 +42,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 _COMPARE |= {"==": pc.equal, "<>": pc.not_equal}
 _KEYWORDS = frozenset({"and", "or", "not", "in", "is", "null"})
 _MOST_DEPTH = 50
+_WIDE = pa.decimal128(20, 0)
 
 
 class Node:
@@ -69,7 +71,7 @@ class Compare(Node):
 
     def evaluate(self, column: Lookup) -> pa.Array:
         """Compare as numbers or as text, as the literal says."""
-        values, scalar = _comparable(column(self.name), self.literal)
+        values, scalar = _comparable(self.name, column(self.name), self.literal)
         return _COMPARE[self.operator](values, scalar)
 
 
@@ -87,7 +89,7 @@ class In(Node):
     def evaluate(self, column: Lookup) -> pa.Array:
         """True when any literal equals; unknown for null."""
         values = column(self.name)
-        equals = [pc.equal(*_comparable(values, literal)) for literal in self.literals]
+        equals = [pc.equal(*_comparable(self.name, values, literal)) for literal in self.literals]
         result = equals[0]
         for more in equals[1:]:
             result = pc.or_kleene(result, more)
@@ -164,8 +166,22 @@ def passes(condition: Node, column: Lookup) -> pa.Array:
     return pc.fill_null(condition.evaluate(column), False)
 
 
-def _comparable(values: pa.Array, literal: Literal) -> tuple[pa.Array, pa.Scalar]:
-    """A column and a literal in one type; text that is no number compares as null with a number."""
+def _comparable(name: str, values: pa.Array, literal: Literal) -> tuple[pa.Array, pa.Scalar]:
+    """A column and a literal in one type.
+
+    Raises:
+        UnitError: there is none; naming the column and what it holds.
+    """
+    try:
+        return _in_one_type(values, literal)
+    except pa.ArrowException as error:
+        raise UnitError(
+            f"where: column {name!r} holds {values.type}, which does not compare with {literal!r}"
+        ) from error
+
+
+def _in_one_type(values: pa.Array, literal: Literal) -> tuple[pa.Array, pa.Scalar]:
+    """Text that is no number compares as null with a number."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if isinstance(literal, str):
@@ -174,6 +190,8 @@ def _comparable(values: pa.Array, literal: Literal) -> tuple[pa.Array, pa.Scalar
         values = _numbers(values)
     if pa.types.is_boolean(values.type) or pa.types.is_null(values.type):
         values = values.cast(pa.int64())
+    if pa.types.is_uint64(values.type) and isinstance(literal, int):
+        return values.cast(_WIDE), pa.scalar(Decimal(literal), _WIDE)  # half of its range is beyond int64
     if pa.types.is_integer(values.type) and isinstance(literal, int):
         return values, pa.scalar(literal)
     return values.cast(pa.float64(), safe=False), pa.scalar(float(literal))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -85,16 +86,22 @@ def table_batch(table: pa.Table, row_numbers: np.ndarray, bad_rows: int = 0) -> 
     )
 
 
-def records_batch(records: Sequence[dict[str, Any] | None], row_numbers: Sequence[int], texts: frozenset[str]) -> Batch:
+def records_batch(
+    records: Sequence[dict[str, Any] | None],
+    row_numbers: Sequence[int],
+    texts: frozenset[str],
+    known: Iterable[str] = (),
+) -> Batch:
     """A batch of decoded JSON objects; None stands for one that could not be read.
 
-    `texts` are case-folded names that must hold text, lists of text or nothing: other rows are bad.
+    `texts` are case-folded names that must hold text, lists of text or nothing: other rows are bad. `known` are keys
+    of other objects of the file: columns, although none of these objects may have them.
     """
     keep = [i for i, record in enumerate(records) if record is not None and _holds_text(record, texts)]
     good: list[dict[str, Any]] = [record for i in keep if (record := records[i]) is not None]
     return Batch(
         rows=len(good),
-        names=list(dict.fromkeys(name for record in good for name in record)),
+        names=list(dict.fromkeys(chain(chain.from_iterable(good), known))),
         load=lambda name: values_array([record.get(name) for record in good]),
         bad_rows=len(records) - len(good),
         row_numbers=np.array([row_numbers[i] for i in keep], np.int64),

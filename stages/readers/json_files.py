@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from stages.errors import UnitError
 from stages.readers import lines
 from stages.readers.batch import Batch, BrokenFile, Piece, find_name, records_batch
+from stages.readers.lines import Lines
 from stages.readers.parquet import needed_columns
 from stages.readers.roles import text_names
 from stages.sources import Source, SourceFile
 
 BATCH_ROWS = 1 << 14
 BATCH_BYTES = 8 << 20
+HEAD_BYTES = 1 << 20
 _MISSING = object()
 
 
@@ -24,16 +26,29 @@ def read_json_lines(source: Source, piece: Piece) -> Iterator[Batch]:
     """One object a line; blank lines are no rows, what is no object is a bad one."""
     file = source.files[piece.role][piece.file]
     texts = text_names(source)
+    known = dict.fromkeys(_head_names(source, file)) if piece.start else {}
     for part in lines.read_lines(source, file, piece.start, piece.stop):
-        records, numbers = [], []
-        for start, end in zip(part.starts.tolist(), part.ends.tolist(), strict=True):
-            line = part.data[start:end].tobytes().strip()
-            if line:
-                records.append(_object(line))
-                numbers.append(part.offset + start)
-        batch = records_batch(records, numbers, texts)
+        batch = records_batch(*_objects(part), texts, known)
         batch.bad_rows += part.too_long
+        known |= dict.fromkeys(batch.names)
         yield batch
+
+
+def _head_names(source: Source, file: SourceFile) -> Sequence[str]:
+    """The keys of a file's first objects: what a later piece may lack by chance."""
+    head = next(lines.read_lines(source, file, 0, HEAD_BYTES), None)
+    return records_batch(*_objects(head), frozenset()).names if head else ()
+
+
+def _objects(part: Lines) -> tuple[list[dict[str, Any] | None], list[int]]:
+    """The objects of lines that are not blank, and where they stand."""
+    records, numbers = [], []
+    for start, end in zip(part.starts.tolist(), part.ends.tolist(), strict=True):
+        line = part.data[start:end].tobytes().strip()
+        if line:
+            records.append(_object(line))
+            numbers.append(part.offset + start)
+    return records, numbers
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
@@ -52,9 +67,12 @@ def read_json(source: Source, piece: Piece) -> Iterator[Batch]:
     else:
         records = _items(source, file)
     texts = text_names(source)
-    for first, batch in batches(records):
-        objects = [record if isinstance(record, dict) else None for record in batch]
-        yield records_batch(objects, range(first, first + len(objects)), texts)
+    known: dict[str, None] = {}
+    for first, rows in batches(records):
+        objects = [record if isinstance(record, dict) else None for record in rows]
+        batch = records_batch(objects, range(first, first + len(objects)), texts, known)
+        known |= dict.fromkeys(batch.names)
+        yield batch
 
 
 def batches(records: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:

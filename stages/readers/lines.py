@@ -24,6 +24,15 @@ LONGEST_LINE = 16 << 20
 LINE_BYTES = 200
 """A guess, for progress."""
 _GZIP_RATIO = 3
+_NO_TEXT = {
+    b"\x1f\x8b": "gzip data",
+    b"BZh91AY&SY": "bzip2 data",
+    b"\xfd7zXZ": "xz data",
+    b"\x28\xb5\x2f\xfd": "zstd data",
+    b"PK\x03\x04": "a zip archive",
+    b"PAR1\x15": "parquet",
+}
+"""First bytes of what a file of lines may be instead; its lines would all be bad, or none."""
 _DECOMPRESS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
@@ -64,38 +73,49 @@ def whole_files(files: tuple[SourceFile, ...], role: str) -> Iterator[Piece]:
 
 def is_compressed(url: str) -> bool:
     """Whether the name says so."""
-    return url.endswith(tuple(_DECOMPRESS))
+    return url.lower().endswith(tuple(_DECOMPRESS))
 
 
 def open_bytes(source: Source, file: SourceFile) -> ByteStream:
     """The file's decompressed bytes, as a stream."""
     raw = Store(file.url, source.storage_options).open(file.url)
     for ending, opener in _DECOMPRESS.items():
-        if file.url.endswith(ending):
+        if file.url.lower().endswith(ending):
             return ByteStream(opener(raw, "rb"), file.url)
     return ByteStream(raw, file.url)
 
 
 class ByteStream:
-    """A file being read, whose damage, if it was compressed, is a `BrokenFile`."""
+    """A file being read, whose damage, if it was compressed, is a `BrokenFile`, like data that is no text."""
 
     def __init__(self, stream: IO[bytes], url: str) -> None:
         self.stream = stream
         self.url = url
+        self._at_start = True
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes; none at the end."""
         with self._damage():
-            return self.stream.read(size)
+            return self._text(self.stream.read(size))
 
     def readline(self, size: int = -1) -> bytes:
         """Bytes through the next LF, `size` at most."""
         with self._damage():
-            return self.stream.readline(size)
+            return self._text(self.stream.readline(size))
 
     def seek(self, offset: int) -> None:
         """Go on from a byte."""
+        self._at_start = False
         self.stream.seek(offset)
+
+    def _text(self, data: bytes) -> bytes:
+        if self._at_start:
+            self._at_start = not data
+            for magic, kind in _NO_TEXT.items():
+                if data.startswith(magic):
+                    endings = ", ".join(_DECOMPRESS)
+                    raise BrokenFile(f"{self.url} holds {kind}, not text; compressed files are told by {endings}")
+        return data
 
     def __enter__(self) -> ByteStream:
         return self

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import where
-from stages.errors import UserError
+from stages.errors import UnitError, UserError
 
 TABLE = pa.table(
     {
@@ -18,6 +18,9 @@ TABLE = pa.table(
         "name": ["a", "it's", None, ""],
         "text": ["10", "9", "x", None],
         "two words": ["p", "q", "r", "s"],
+        "hash": pa.array([1, 2**63 + 5, None, 0], pa.uint64()),
+        "day": pa.array([0, 1, 2, None], pa.date32()),
+        "raw": [b"a", b"\xff", None, b"b"],
     }
 )
 
@@ -49,6 +52,10 @@ def passing(text: str) -> list[int]:
         ("\"two words\" = 'q'", [1]),
         ("width < -1e3", []),
         ("width > 0 or punsafe = 0.5", [0, 1, 2, 3]),
+        ("hash > -1", [0, 1, 3]),
+        ("hash in (1, 0)", [0, 3]),
+        ("hash > 999999999999999999", [1]),
+        ("day > '1970-01-01'", [1, 2]),
     ],
 )
 def test_rows_that_pass(text: str, rows: list[int]) -> None:
@@ -73,6 +80,12 @@ def test_rows_that_pass(text: str, rows: list[int]) -> None:
 def test_errors_name_the_place(text: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         where.parse(text)
+
+
+@pytest.mark.parametrize(("text", "kind"), [("day > 5", "'day' holds date32"), ("raw = 'a'", "'raw' holds binary")])
+def test_columns_that_do_not_compare_are_named(text: str, kind: str) -> None:
+    with pytest.raises(UnitError, match=kind):
+        passing(text)
 
 
 def test_missing_columns_are_named() -> None:
