@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 from stages.patterns import Term, alternation
 from stages.readers.roles import offsets
 
-_SPACE = rb"[\x09-\x0d \x2d_\x80-\xff]"
-"""Any byte beyond ASCII passes for a part of U+00A0 or U+2010–2015: one class is quicker than their spelling."""
-_SHORT, _LONG = _SPACE + b"{1,8}", _SPACE + b"{9}"
-"""Bounded runs are quicker than open ones; a run beyond the bound makes its row a candidate whatever follows."""
+_JOINTS = (b" ", b"-", b"_")
+"""A run of separators between words is one of these alone, or begins with one of `_RUNS`."""
+_RARE = tuple(character.encode() for character in "\t\n\v\f\r\u00a0\u2010\u2011\u2012\u2013\u2014\u2015")
+_RUNS = (*_RARE, *(first + second for first in _JOINTS for second in (*_JOINTS, *_RARE)))
 
 
 class Matcher:
@@ -32,6 +32,7 @@ class Matcher:
         self.terms = terms
         self._database = _compile(terms)
         self._any = alternation(terms)
+        self._patterns = [term.pattern for term in terms]
 
     def hits(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         """Rows that hold a term and the term's number, pair by pair, in order of both; nulls never hit.
@@ -43,11 +44,14 @@ class Matcher:
             return _pairs(np.zeros(0, np.int64), 1)
         candidates = self._scan(texts) if self._database is not None else self._search(texts)
         rows, terms = _pairs(candidates, count)
+        order = np.argsort(terms, kind="stable")
+        asked = texts.take(pa.array(rows[order]))
+        bounds = np.searchsorted(terms[order], np.arange(count + 1))
         found = [candidates[:0]]
-        for term in np.unique(terms):
-            of_term = rows[terms == term]
-            holds = pc.match_substring_regex(texts.take(pa.array(of_term)), self.terms[term].pattern)
-            found.append(of_term[_true(holds)] * count + term)
+        for term, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+            if start < stop:
+                holds = pc.match_substring_regex(asked.slice(start, stop - start), self._patterns[term])
+                found.append(candidates[order[start:stop][_true(holds)]])
         return _pairs(np.sort(np.concatenate(found)), count)
 
     def _scan(self, texts: pa.Array) -> np.ndarray:
@@ -87,21 +91,26 @@ def _true(flags: pa.Array) -> np.ndarray:
 
 
 def _compile(terms: tuple[Term, ...]) -> Any:
-    """A hyperscan database of the terms' bodies, or None where the library is missing."""
+    """A hyperscan database of the terms' literals, or None where the library is missing."""
     try:
         import hyperscan
     except ImportError:
         return None
     database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
-    bodies = [(number, body) for number, term in enumerate(terms) for body in _bodies(term.text)]
-    if bodies:
-        ids, expressions = zip(*bodies, strict=True)
-        flags = [hyperscan.HS_FLAG_CASELESS] * len(bodies)
-        database.compile(expressions=list(expressions), ids=list(ids), flags=flags)
+    literals = [(number, literal) for number, term in enumerate(terms) for literal in _literals(term.text)]
+    if literals:
+        ids, expressions = zip(*literals, strict=True)
+        flags = [hyperscan.HS_FLAG_CASELESS] * len(literals)
+        database.compile(expressions=list(expressions), ids=list(ids), flags=flags, literal=True)
     return database
 
 
-def _bodies(text: str) -> list[bytes]:
-    """A term as hyperscan reads it, byte by byte, without what must stand around it: in full, then each long run."""
+def _literals(text: str) -> list[bytes]:
+    """Bytes of which every text that holds the term holds some: its first two words, or the first and a long run.
+
+    A word alone would be found too often, and a pattern costs more than all these literals.
+    """
     words = [word.encode() for word in re.split("[ -]", text)]
-    return [_SHORT.join(words), *(_SHORT.join(words[:count]) + _LONG for count in range(1, len(words)))]
+    if len(words) == 1:
+        return words
+    return [words[0] + joint + words[1] for joint in _JOINTS] + [words[0] + run for run in _RUNS]
