@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     root = finished.load(root_store(args.root))
     found = explain(root, args.sample)
     if not found:
-        print(unknown(root, args.sample), file=sys.stderr)
+        print(clean(unknown(root, args.sample)), file=sys.stderr)
         return 1
     if args.json:
         print(json.dumps(found, indent=1, ensure_ascii=True))
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 def explain(root: Finished, sample: str) -> list[dict[str, Any]]:
     """Every sample with that key or URL: `{key, source, url, outcome, stages: {…}, twins, shard}`."""
-    keys = [sample] if KEY.fullmatch(sample) else keys_of(root, sample)
+    keys = [sample.lower()] if KEY.fullmatch(sample.lower()) else keys_of(root, sample)
     return [entry for key in keys[:MOST] if (entry := _passport(root, key))]
 
 

@@ -13,6 +13,8 @@ from stages.errors import UserError
 from stages.storage import Store
 
 SCHEMA_VERSION = 1
+SEAL = "digest"
+"""The manifest's own digest, by which `verify` sees edits that leave all sums whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +69,9 @@ def load(store: Store, stage: str) -> Manifest | None:
     where = f"{store.url}/{path(stage)}"
     try:
         data = json.loads(text)
+        data.pop(SEAL, None)
         version = data["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where} is no manifest ({error}); delete it to run the stage again") from error
     if version != SCHEMA_VERSION:
         raise UserError(
@@ -78,14 +81,32 @@ def load(store: Store, stage: str) -> Manifest | None:
     try:
         data["outputs"] = tuple(OutputFile(**entry) for entry in data["outputs"])
         data["inputs"] = tuple(data["inputs"])
+        _check_counts(data["counts"])
+        if data["status"] != "complete":
+            raise ValueError(f"status is {data['status']!r}")
         return Manifest(**data)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{where} is damaged ({error}); delete it to run the stage again") from error
+
+
+def _check_counts(counts: Mapping[str, Any]) -> None:
+    """Raise ValueError, KeyError or AttributeError unless every count is a whole number."""
+    for source, entry in counts.items():
+        for number in (entry["in"], entry["kept"], *entry["dropped"].values()):
+            if not isinstance(number, int) or number < 0:
+                raise ValueError(f"counts of {source} hold {number!r}")
+
+
+def is_edited(store: Store, stage: str) -> bool:
+    """Whether a stage's manifest is no longer what `save` wrote; one without a seal counts as unedited."""
+    data = json.loads(store.read(path(stage)))
+    return bool(data.pop(SEAL, None) not in (None, digest(data)))
 
 
 def save(store: Store, manifest: Manifest) -> None:
     """Write a manifest atomically."""
-    store.write(path(manifest.stage), json.dumps(asdict(manifest), indent=1, sort_keys=True).encode())
+    data = json.loads(json.dumps(asdict(manifest)))
+    store.write(path(manifest.stage), json.dumps(data | {SEAL: digest(data)}, indent=1, sort_keys=True).encode())
 
 
 def output_digest(outputs: Iterable[OutputFile]) -> str:

@@ -76,8 +76,11 @@ def manifests(store: Store) -> tuple[dict[str, Manifest], list[str]]:
 def mismatches(store: Store, found: dict[str, Manifest]) -> Iterator[str]:
     """A line per promise that does not hold."""
     before: list[Manifest] = []
+    yield from _gaps(store, list(found))
     for stage, written in found.items():
         where = manifest.path(stage)
+        if manifest.is_edited(store, stage):
+            yield f"{where}: edited since it was written"
         if manifest.output_digest(written.outputs) != written.output_digest:
             yield f"{where}: output_digest is not that of its outputs"
         if not finished.follows(written, before):
@@ -92,6 +95,15 @@ def mismatches(store: Store, found: dict[str, Manifest]) -> Iterator[str]:
         yield str(error)
     if "shards" in found:
         yield from _shard_mismatches(store, found["shards"])
+
+
+def _gaps(store: Store, found: list[str]) -> Iterator[str]:
+    """Stages without a manifest before one that has one, if the root's recipe names them."""
+    recipe, names = finished.planned(store)
+    last = max((names.index(stage) for stage in found), default=0)
+    for stage in names[:last] if recipe else ():
+        if stage not in found and not store.exists(manifest.path(stage)):
+            yield f"{manifest.path(stage)}: missing"
 
 
 def summary(found: dict[str, Manifest]) -> str:

@@ -60,6 +60,7 @@ SCORES = {
     "caption_similarity": "Caption–image similarity",
 }
 
+LONGEST_LINK = 2_000
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]+")
 
 
@@ -69,12 +70,13 @@ def clean(value: Any) -> Any:
 
 
 def weblink(url: str | None) -> str | None:
-    """The URL if it is http(s), else None: nothing else is ever linked."""
+    """The URL if it is http(s) and of a length that browsers follow, else None: nothing else is ever linked."""
     try:
         parts = urlsplit(url or "")
     except ValueError:
         return None
-    return url if parts.scheme.lower() in ("http", "https") and parts.netloc else None
+    usable = parts.scheme.lower() in ("http", "https") and parts.netloc and len(url or "") <= LONGEST_LINK
+    return url if usable else None
 
 
 def number(value: float | None) -> str:

@@ -201,6 +201,7 @@ def test_counts_that_do_not_add_up_fail(tmp_path: Path, capsys: pytest.CaptureFi
         ("//a.org/x", False),
         ("http://[bad", False),
         (None, False),
+        ("http://h/" + "a" * 3_000, False),
     ],
 )
 def test_only_web_addresses_are_linked(url: str | None, linked: bool) -> None:

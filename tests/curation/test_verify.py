@@ -74,8 +74,43 @@ def test_counts_that_still_add_up_but_are_not_the_tables(root: Path, capsys: pyt
     edit(root / "dedup/manifest.json", change)
     code, out = check(root, capsys)
     assert code == 1
-    assert out.splitlines()[0].startswith("dedup/manifest.json: source laion2b, duplicate_image: ")
-    assert len(out.splitlines()) == 2
+    assert out.splitlines()[0] == "dedup/manifest.json: edited since it was written"
+    assert out.splitlines()[1].startswith("dedup/manifest.json: source laion2b, duplicate_image: ")
+    assert len(out.splitlines()) == 3
+
+
+def test_counts_of_rows_that_are_nowhere_written(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["counts"]["laion2b"]["dropped"]["no_keyword"] += 5
+        data["counts"]["laion2b"]["in"] += 5
+
+    edit(root / "keywords/manifest.json", change)
+    assert check(root, capsys) == (1, "keywords/manifest.json: edited since it was written\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda data: data.update(counts=None), "is damaged"),
+        (lambda data: data["counts"]["cc3m"].update(kept="x"), "counts of cc3m hold 'x'"),
+        (lambda data: data["counts"]["cc3m"].pop("kept"), "is damaged"),
+        (lambda data: data.update(status="running"), "status is 'running'"),
+    ],
+)
+def test_a_manifest_of_nonsense_is_a_line(
+    root: Path, capsys: pytest.CaptureFixture[str], change: Any, says: str
+) -> None:
+    edit(root / "dedup/manifest.json", change)
+    code, out = check(root, capsys)
+    assert code == 1
+    assert says in out.splitlines()[0]
+
+
+def test_a_missing_manifest_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "dedup/manifest.json").unlink()
+    code, out = check(root, capsys)
+    assert code == 1
+    assert out.splitlines()[0] == "dedup/manifest.json: missing"
 
 
 def test_an_output_taken_off_the_list(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
