@@ -111,18 +111,26 @@ def test_a_manifest_edited_by_hand_is_found(copy: Path) -> None:
     assert "dedup" in done.stdout + done.stderr
 
 
-def test_ray_job_submit_on_a_head_of_two_nodes(world: World, calm: Path, ray_head: Head, tmp_path: Path) -> None:
-    ray_head.add_node(1)
-    root = tmp_path / "root"
+def test_ray_job_submit(world: World, calm: Path, copy: Path, ray_head: Head) -> None:
+    shutil.rmtree(copy / "dedup")
+    shutil.rmtree(copy / "shards")
     env = {key: value for key, value in ray_head.env.items() if key != "RAY_ADDRESS"}
     repository = Path(__file__).parents[2]
     command = ["ray", "job", "submit", "--working-dir", ".", "--", sys.executable, "-m", "curation.run"]
-    command += [str(world.recipe), "--root", str(root)]
+    command += [str(world.recipe), "--root", str(copy)]
     done = subprocess.run(command, cwd=repository, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout + done.stderr
-    assert tar_digests(root) == tar_digests(calm)
-    assert "on 2 nodes" in json.loads((root / "shards/manifest.json").read_text())["device"]
+    assert tar_digests(copy) == tar_digests(calm)
+
+
+def test_two_nodes(world: World, calm: Path, copy: Path, ray_head: Head) -> None:
+    ray_head.add_node(1)
+    shutil.rmtree(copy / "download")
+    shutil.rmtree(copy / "shards")
+    world.run(copy)
+    assert tar_digests(copy) == tar_digests(calm)
+    assert "on 2 nodes" in json.loads((copy / "shards/manifest.json").read_text())["device"]
 
 
 def test_a_root_that_a_node_does_not_see_is_named(world: World, tmp_path: Path, ray_head: Head) -> None:
