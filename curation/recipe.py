@@ -112,10 +112,19 @@ def load(path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def root_store(root: str, recipe: Recipe | None = None) -> Store:
-    """The run's folder; local paths are made absolute, since workers stand elsewhere."""
+    """The run's folder; local paths are made absolute, since workers stand elsewhere.
+
+    Raises:
+        UserError: it names no folder, or one below a file.
+    """
+    if not root.rpartition("://")[2].strip("/") and not root.startswith("/"):
+        raise UserError(f"--root {root!r}: a folder or an fsspec URL is wanted")
     options = _options_for(root, recipe.storage_options) if recipe else {}
     if protocol(root) == "file":
         root = os.path.abspath(os.path.expanduser(root.removeprefix("file://")))
+        for place in (Path(root), *Path(root).parents):
+            if place.is_file():
+                raise UserError(f"--root {root!r}: a folder is wanted, and {str(place)!r} is a file")
     store = Store(root, options)
     _ = store.fs  # an unknown protocol is told now
     return store

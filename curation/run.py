@@ -17,7 +17,7 @@ import yaml
 from curation import lock, plan
 from curation.console import exit_code, set_up_logging
 from curation.manifest import Manifest
-from curation.options import as_dict
+from curation.options import as_dict, listing
 from curation.plan import UP_TO_DATE, Step
 from curation.recipe import Recipe, load, root_store
 from curation.redact import redact_tree
@@ -74,8 +74,13 @@ def choose(recipe: Recipe, args: argparse.Namespace) -> list[str]:
     for name in (*args.force, *filter(None, (args.only, args.from_, args.to))):
         recipe.stage(name)
     names = [stage.name for stage in recipe.stages]
-    if args.retry_failed and "download" not in names:
-        raise UserError("--retry-failed: the recipe has no download stage")
+    chosen = _chosen(names, args)
+    if args.retry_failed and "download" not in chosen:
+        raise UserError(f"--retry-failed: it is about download, which is not among the stages to do: {listing(chosen)}")
+    return chosen
+
+
+def _chosen(names: list[str], args: argparse.Namespace) -> list[str]:
     if args.only:
         if args.from_ or args.to:
             raise UserError("--only cannot be combined with --from or --to")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from curation import run
-from curation.recipe import Recipe, load
+from curation.recipe import Recipe, load, root_store
 from stages.errors import UserError
 
 
@@ -220,3 +220,24 @@ def test_the_plan_runs_nothing(folder: Path, capsys: pytest.CaptureFixture[str])
     assert lines[0].startswith("keywords   to run: not run yet; 0 rows to adopt, 1 to do")
     assert lines[1].startswith("download   to run: after keywords")
     assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("root", ["", "s3://", "file://"])
+def test_a_root_that_names_nothing(folder: Path, root: str) -> None:
+    with pytest.raises(UserError, match=r"--root .*: a folder or an fsspec URL is wanted"):
+        root_store(root)
+
+
+def test_a_root_below_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read(folder, recipe(folder))
+    for root in ("recipe.yaml", "recipe.yaml/run"):
+        assert run.main([str(folder / "recipe.yaml"), "--root", str(folder / root), "--plan"]) == 2
+        assert "recipe.yaml' is a file" in capsys.readouterr().err
+
+
+def test_retrying_without_the_download_stage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read(folder, recipe(folder))
+    options = ["--root", str(folder / "run"), "--retry-failed", "--plan"]
+    assert run.main([str(folder / "recipe.yaml"), *options, "--only", "keywords"]) == 2
+    assert "--retry-failed: it is about download" in capsys.readouterr().err
+    assert run.main([str(folder / "recipe.yaml"), *options]) == 0
