@@ -47,6 +47,7 @@ def start_ray(*, debug: bool = False) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not debug:
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ core writes over the progress
     if not ray.is_initialized():
         ray.init(log_to_driver=debug, logging_level=logging.WARNING)
     context = ray.data.DataContext.get_current()

@@ -117,6 +117,7 @@ def _write_recipe(world: World, folder: Path) -> None:
         ]
     )
     recipe = yaml.safe_load(world.recipe.read_text())
+    recipe["stages"]["outliers"] |= {"vlm": {"model": str(folder / "clip")}, "keep": {"vlm": 0.9, "detector": 0.8}}
     recipe["stages"]["download"] |= {"max_pixels": MAX_PIXELS, "per_host": 32, "timeout_s": 60}
     world.recipe.write_text(yaml.safe_dump(recipe, sort_keys=False))
 

@@ -65,9 +65,8 @@ class World:
                 "download": {"allow_private": ["127.0.0.0/8"], "retries": 0, "timeout_s": 5},
                 "dedup": {"radius": 2},
                 "outliers": {
-                    "vlm": {"model": str(self.folder / "clip")},
                     "detector": {"model": str(self.folder / "detector")},
-                    "keep": {"vlm": 0.9, "detector": 0.8},
+                    "keep": {"detector": 0.8},
                 },
                 "shards": {"count": 2, "val_fraction": 0.2},
             },
