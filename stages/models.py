@@ -39,7 +39,8 @@ class ModelRef:
     @property
     def folder(self) -> Path | None:
         """The local folder, absolute; None for a hub id or a name."""
-        return Path(self.model).expanduser().absolute() if _is_path(self.model) else None
+        path = self.model.removeprefix("file://")
+        return Path(path).expanduser().absolute() if _is_path(path) else None
 
     def absolute(self) -> ModelRef:
         """The same model for processes that run in another folder."""

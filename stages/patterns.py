@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -92,7 +93,7 @@ def pack_path(name: str) -> str:
         return str(resources.files(manifests) / "keywords" / f"{name}.yaml")
     if not name.endswith((".yaml", ".yml")):
         raise UserError(f"keywords.pack is {name!r}; {did_you_mean(name, pack_names())}, or a YAML file's path")
-    return name
+    return name if "://" in name else os.path.abspath(os.path.expanduser(name))
 
 
 def load_pack(name: str) -> Pack:

@@ -213,5 +213,5 @@ def shipped_or_path(kind: str, name: str) -> Path:
     import manifests
 
     if "/" in name or name.endswith((".yaml", ".yml")):
-        return Path(name).expanduser().absolute()
+        return Path(name.removeprefix("file://")).expanduser().absolute()
     return Path(str(manifests.__file__)).parent / kind / f"{name}.yaml"

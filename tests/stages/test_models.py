@@ -42,6 +42,10 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_folders_in_the_libraries_formats_pass(tmp_path: Path) -> None:
     clip(str(make_open_clip(tmp_path / "clip"))).check()
     classifier(str(make_detector(tmp_path / "detector"))).check()
+    by_url = clip(f"file://{tmp_path}/clip")
+    by_url.check()
+    assert by_url.identifier == f"local-dir:{tmp_path}/clip"
+    assert by_url.files() == clip(str(tmp_path / "clip")).files()
 
 
 def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:

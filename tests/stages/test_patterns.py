@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from stages.errors import UserError
 from stages.matcher import Matcher
-from stages.patterns import Pack, Term, alternation, load_pack, pattern
+from stages.patterns import Pack, Term, alternation, load_pack, pack_path, pattern
+from stages.storage import Store
 
 NASTY = [
     "",
@@ -194,3 +195,15 @@ def test_unknown_pack() -> None:
         load_pack("rs5")
     with pytest.raises(UserError, match="no such file"):
         load_pack("/nowhere/pack.yaml")
+
+
+def test_a_pack_by_any_kind_of_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "my packs [1]"
+    folder.mkdir()
+    (folder / "own pack.yaml").write_text("terms: [{term: salt marsh}]\n")
+    monkeypatch.chdir(folder)
+    absolute = folder / "own pack.yaml"
+    for name in ("own pack.yaml", "./own pack.yaml", str(absolute), f"file://{absolute}"):
+        assert [term.text for term in load_pack(name).terms] == ["salt marsh"]
+        path = pack_path(name)
+        assert Store(path).exists(path)
