@@ -18,6 +18,7 @@ from stages.keys import key_column
 from stages.matcher import matcher
 from stages.patterns import Pack, alternation
 from stages.readers.batch import Batch, find_name
+from stages.readers.checked import CheckedText
 from stages.readers.roles import (
     OPTIONAL,
     CaptionColumn,
@@ -71,8 +72,8 @@ class Judge:
         view = _View(self, batch)
         verdict = view.verdict()
         table = view.table(np.flatnonzero(verdict == 0))
-        counts = np.bincount(verdict, minlength=len(REASONS) + 1)[1:]
-        dropped = {reason: int(count) for reason, count in zip(REASONS, counts, strict=True) if count}
+        counts = [int(np.count_nonzero(verdict == code)) for code in range(1, len(REASONS) + 1)]
+        dropped = {reason: count for reason, count in zip(REASONS, counts, strict=True) if count}
         if batch.bad_rows:
             dropped["bad_row"] = dropped.get("bad_row", 0) + batch.bad_rows
         return table, dropped
@@ -97,16 +98,22 @@ class _View:
         self.is_hit = np.zeros(batch.rows, bool)
         for hits in self.hits:
             self.is_hit[hits.rows] = True
-        self.urls = self._urls()
+        self.urls, self.url_text = self._urls()
 
-    def _urls(self) -> pa.Array | None:
-        """URLs; None where no row hits and statistics prove that none is missing: nobody will ask."""
+    def _urls(self) -> tuple[pa.Array | None, CheckedText | None]:
+        """(all URLs, a column to take kept rows' URLs from); the first is None where nobody will ask for all.
+
+        That is where statistics prove that none is missing; without a hit, nobody will ask for any.
+        """
         names = self.judge.names["url"]
         blocks = self.judge.blocked.urls or self.judge.blocked.domains
-        asks = self.is_hit.any() or blocks or len(names) > 1 or self.source.only or self.source.except_
-        if not asks and self.batch.is_filled(self.batch.find(names[0])):
-            return None
-        return read_text(self.batch, names, self.spoilt)
+        asks = blocks or len(names) > 1 or self.source.only or self.source.except_
+        if not asks and self.batch.is_filled(name := self.batch.find(names[0])):
+            if not self.is_hit.any():
+                return None, None
+            if (text := self.batch.checked(name)) is not None:
+                return None, text
+        return read_text(self.batch, names, self.spoilt), None
 
     def verdict(self) -> np.ndarray:
         """0 for kept rows, else 1 + the position of the reason in `REASONS`."""
@@ -207,10 +214,10 @@ class _View:
 
     def table(self, kept: np.ndarray) -> pa.Table:
         """The kept rows, in file order."""
-        if len(kept) == 0 or self.urls is None:
+        if len(kept) == 0:
             return _OUTPUT.empty_table()
         name, count = self.source.name, len(kept)
-        urls = self.urls.take(pa.array(kept)).cast(pa.string())
+        urls = self._kept_urls(kept)
         captions, entries = self._captions(kept)
         columns = {
             "key": key_column(name, urls, captions),
@@ -226,6 +233,12 @@ class _View:
             "page": self._optional("page", kept),
         }
         return pa.table([columns[name] for name in _OUTPUT.names], schema=_OUTPUT)
+
+    def _kept_urls(self, kept: np.ndarray) -> pa.Array:
+        if self.urls is not None:
+            return self.urls.take(pa.array(kept)).cast(pa.string())
+        assert self.url_text is not None, "a kept row is a hit"
+        return self.url_text.take(kept)
 
     def _keywords(self, kept: np.ndarray) -> pa.Array:
         """The terms that hit any of a row's captions, in the pack's order."""
@@ -272,8 +285,10 @@ class _View:
         names = [name for name in self.judge.names.get(role, ()) if find_name(self.batch.names, name)]
         if role not in OPTIONAL or not names:
             return pa.nulls(len(kept), pa.string())
-        column = self.batch.load(self.batch.find(names[0])).take(pa.array(kept))
-        return column.cast(pa.string())
+        name = self.batch.find(names[0])
+        if (text := self.batch.checked(name)) is not None:
+            return text.take(kept)
+        return self.batch.load(name).take(pa.array(kept)).cast(pa.string())
 
 
 class Hits:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class Matcher:
         asked = texts.take(pa.array(rows[order]))
         bounds = np.searchsorted(terms[order], np.arange(count + 1))
         found = [candidates[:0]]
-        for term, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for term, (start, stop) in enumerate(pairwise(bounds)):
             if start < stop:
                 holds = pc.match_substring_regex(asked.slice(start, stop - start), self._patterns[term])
                 found.append(candidates[order[start:stop][_true(holds)]])
@@ -60,12 +61,15 @@ class Matcher:
         base = int(bounds[0])
         if bounds[-1] == base:
             return np.zeros(0, np.int64)
-        found: list[tuple[int, int, int, int, Any]] = []
-        append = found.append
-        data = memoryview(texts.buffers()[2])[base : int(bounds[-1])]
-        self._database.scan(data, match_event_handler=lambda *match: append(match))
-        ids, _, ends, *_ = zip(*found, strict=True) if found else ((), (), ())
-        rows = np.searchsorted(bounds[1:], np.array(ends, np.int64) + base, side="left")
+        ids: list[int] = []
+        ends: list[int] = []
+
+        def found(number: int, start: int, end: int, flags: int, context: Any) -> None:
+            ids.append(number)
+            ends.append(end)
+
+        self._database.scan(memoryview(texts.buffers()[2])[base : int(bounds[-1])], match_event_handler=found)
+        rows = np.searchsorted(bounds[1:], np.array(ends, bounds.dtype) + base, side="left")
         return np.unique(rows.astype(np.int64) * len(self.terms) + np.array(ids, np.int64))
 
     def _search(self, texts: pa.Array) -> np.ndarray:

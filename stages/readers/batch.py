@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages.errors import UnitError
+from stages.readers.checked import CheckedText
 
 
 class BrokenFile(UnitError):
@@ -54,6 +55,8 @@ class Batch:
     """The row group of each row; None outside parquet (−1)."""
     is_filled: Callable[[str], bool] = lambda name: False
     """Whether the file's statistics prove that a column has neither null nor empty values."""
+    checked: Callable[[str], CheckedText | None] = lambda name: None
+    """A column of valid text, where the reader can tell; else `load` gives it and it must be checked."""
 
     def find(self, name: str) -> str:
         """The exact name of a column given in any case.

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.readers.batch import Batch, BrokenFile, Piece, find_name, one_array
+from stages.readers.checked import CheckedText, read_checked
 from stages.readers.roles import role_names
 from stages.sources import Source, SourceFile
 from stages.storage import Store, is_local, strip_protocol
@@ -135,6 +136,12 @@ def _whole(parquet: pq.ParquetFile, groups: list[int], url: str) -> Batch:
             table = parquet.read_row_groups(groups, columns=[name], use_threads=False)
         return one_array(table.column(name))
 
+    def checked(name: str) -> CheckedText | None:
+        if not is_local(url) or not _is_text(parquet.schema, name):
+            return None
+        start = sum(metadata.row_group(group).num_rows for group in range(groups[0]))
+        return read_checked(strip_protocol(url), name, start, sum(counts))
+
     return Batch(
         rows=sum(counts),
         names=parquet.schema_arrow.names,
@@ -142,7 +149,14 @@ def _whole(parquet: pq.ParquetFile, groups: list[int], url: str) -> Batch:
         row_numbers=np.concatenate([np.arange(count, dtype=np.int64) for count in counts]),
         row_groups=np.repeat(np.array(groups, np.int32), counts),
         is_filled=lambda name: all(_filled(metadata, group, name) for group in groups),
+        checked=checked,
     )
+
+
+def _is_text(columns: pq.ParquetSchema, name: str) -> bool:
+    """Whether exactly one column has this name, is no list and is declared to be text."""
+    found = [columns.column(index) for index in range(len(columns)) if columns.column(index).path == name]
+    return len(found) == 1 and found[0].max_repetition_level == 0 and found[0].logical_type.type == "STRING"
 
 
 def _filled(metadata: pq.FileMetaData, group: int, name: str) -> bool:

@@ -75,6 +75,8 @@ def read_text(batch: Batch, names: tuple[str, ...], spoilt: np.ndarray) -> pa.Ar
         UnitError: none of the columns is there, or one holds no text.
     """
     exact = batch.first_of(names)
+    if len(exact) == 1 and (text := batch.checked(exact[0])) is not None:
+        return text.array()
     result = _checked(batch.load(exact[0]), exact[0], spoilt, None)
     for name in exact[1:]:
         more = _checked(batch.load(name), name, spoilt, None)
@@ -87,6 +89,8 @@ def read_captions(batch: Batch, column: CaptionColumn, spoilt: np.ndarray) -> Te
     if len(column.names) > 1:
         return Texts(read_text(batch, column.names, spoilt))
     name = batch.find(column.names[0])
+    if (text := batch.checked(name)) is not None:
+        return Texts(text.array())
     values = batch.load(name)
     if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
         return Texts(_checked(values, name, spoilt, None))
