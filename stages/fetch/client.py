@@ -279,12 +279,20 @@ def parse_url(text: str) -> URL:
     Raises:
         ValueError: it is none.
     """
-    url = URL(text.strip())
+    url = _url(text)
     if url.scheme not in ("http", "https") or not _is_host(url.raw_host or ""):
         raise ValueError(f"not an absolute http(s) URL: {text[:100]!r}")
     if not 0 < (url.port or 0) < 65536:
         raise ValueError(f"no such port: {text[:100]!r}")
     return url.with_user(None).with_fragment(None)
+
+
+def _url(text: str) -> URL:
+    """Raise ValueError, and nothing else, for what is no URL."""
+    try:
+        return URL(text.strip())
+    except IndexError as error:  # yarl's, for some stray brackets
+        raise ValueError(f"no URL: {text[:100]!r}") from error
 
 
 def _is_host(host: str) -> bool:
@@ -307,7 +315,7 @@ def _is_ipv4(host: str) -> bool:
 
 def _target(url: URL, location: str) -> URL:
     try:
-        return parse_url(str(url.join(URL(location.strip()))))
+        return parse_url(str(url.join(_url(location))))
     except ValueError:
         raise FetchError("bad_url") from None
 
@@ -341,11 +349,11 @@ def _retry_after(value: str | None) -> float | None:
     """Seconds of a Retry-After header: a number, or a date."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if re.fullmatch("[0-9]+", value.strip()):
         return float(value.strip()[:9])
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if at.tzinfo is None:
         at = at.replace(tzinfo=UTC)

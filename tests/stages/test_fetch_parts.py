@@ -11,10 +11,10 @@ import pytest
 
 from stages.fetch import chunks, robots
 from stages.fetch.addresses import BlockedAddressError, Guard, is_public, networks
-from stages.fetch.client import _retry_after, parse_url
+from stages.fetch.client import _retry_after, _target, parse_url
 from stages.fetch.facts import URL
 from stages.fetch.opt_out import DIRECTIVES, opted_out
-from stages.fetch.outcome import is_transient
+from stages.fetch.outcome import FetchError, is_transient
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,7 @@ def test_the_socket_is_the_last_check() -> None:
         "http://a b/",
         "http://a..b/",
         "http://[::1",
+        "http://[]@",
         "http://x:99999/",
         "http://2130706433/",
         "http://0x7f.1/",
@@ -97,6 +98,12 @@ def test_the_socket_is_the_last_check() -> None:
 def test_junk_urls(url: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_url(url)
+
+
+def test_a_redirect_to_junk_is_a_reason() -> None:
+    for location in ("http://[]@", "//[::1", "javascript:1"):
+        with pytest.raises(FetchError, match=r"bad_url"):
+            _target(parse_url("http://a.org/b"), location)
 
 
 def test_urls_lose_credentials_and_fragments() -> None:
@@ -201,6 +208,8 @@ def test_retry_after() -> None:
     assert _retry_after("120") == 120
     assert _retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     assert _retry_after("soon") is None
+    assert _retry_after("Mon, 1 Jan 99999999999999999999 00:00:00 GMT") is None
+    assert _retry_after("\u00b2") is None
     assert _retry_after(None) is None
 
 
