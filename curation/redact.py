@@ -9,7 +9,7 @@ from typing import Any
 HIDDEN = "***"
 _SECRET_NAME = re.compile(
     r"secret|token|passw|credential|signature|^key$|_key$|api_?key|access_?key|private|connection_string|sas"
-    r"|authorization|cookie",
+    r"|^auth$|authorization|cookie",
     re.I,
 )
 _USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+@|(?<=s3://)[^/:@\s]+:[^@\s]+@")

@@ -25,6 +25,8 @@ def test_secrets_of_other_stores() -> None:
     }
     shown = redact.redact_tree({"storage_options": options})["storage_options"]["abfs"]
     assert shown == {"account_key": "***", "password": "***", "client_kwargs": {"headers": {"Authorization": "***"}}}
+    basic = {"storage_options": {"http": {"client_kwargs": {"auth": ["user", "passpass"]}}}}
+    assert redact.redact_tree(basic)["storage_options"]["http"]["client_kwargs"] == {"auth": "***"}
     redact.learn({"storage_options": options})
     assert redact.redact("KKKKKKKKK with 12345678") == "*** with ***"
 
