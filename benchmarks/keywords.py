@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -199,9 +200,9 @@ def report(seconds: dict[str, list[float]], rows: int) -> None:
     """Ratios first, then rates, then what the whole web takes."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, median in medians.items():
-        ratio = median / medians["ours"]
+        ratio = "      ours" if name == "ours" else f"{median / medians['ours']:.2f} x {name}"
         spread = f"{min(seconds[name]):.2f}-{max(seconds[name]):.2f}"
-        print(f"{ratio:5.2f} x  {name:8}  median {median:6.2f} s ({spread})  {rows / median / 1e6:5.2f} M rows/s")
+        print(f"{ratio:14} median {median:6.2f} s ({spread})  {rows / median / 1e6:5.2f} M rows/s")
     hours = WORLD_ROWS * medians["ours"] / rows / 3600
     print(f"4.2 billion rows on this machine: {hours:.2f} h; on 64 cores: {hours * 60 * CORES / 64:.1f} min")
 
@@ -216,7 +217,9 @@ def machine() -> str:
         ),
         platform.processor(),
     )
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, pyarrow {pa.__version__}"
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("pyarrow", "polars", "duckdb", "ray"))
+    load = f"load {os.getloadavg()[0]:.2f} before the start"
+    return f"{model}, {os.cpu_count()} cores, {load}\nPython {platform.python_version()}, {versions}"
 
 
 def main() -> None:
@@ -246,7 +249,9 @@ def _start_ray() -> None:
     import ray
 
     ray.init(num_cpus=CORES, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

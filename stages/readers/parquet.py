@@ -20,8 +20,6 @@ from stages.where import parse
 UNIT_ROWS = 1 << 20
 UNIT_BYTES = 256 << 20
 """Uncompressed, of all columns. A row group above either bound is streamed in batches."""
-BATCH_ROWS = 1 << 18
-"""Row groups are read together up to this: larger batches outgrow the caches, smaller ones cost more calls."""
 STREAM_ROWS = 1 << 16
 STREAM_BYTES = 32 << 20
 READ_BUFFER = 1 << 20
@@ -42,7 +40,7 @@ def pieces(source: Source, role: str = "data") -> Iterator[Piece]:
 
 
 def read(source: Source, piece: Piece) -> Iterator[Batch]:
-    """The rows of a piece, a few row groups at a time; a huge one is streamed.
+    """The rows of a piece at once; a huge row group is streamed.
 
     Raises:
         BrokenFile: footer or pages that cannot be read.
@@ -54,7 +52,7 @@ def read(source: Source, piece: Piece) -> Iterator[Batch]:
         if len(groups) == 1 and _is_huge(*sizes[groups[0]]):
             yield from _stream(parquet, groups[0], file.url, needed_columns(source))
         else:
-            for start, stop in _ranges([sizes[group] for group in groups], BATCH_ROWS, UNIT_BYTES):
+            for start, stop in _ranges([sizes[group] for group in groups], UNIT_ROWS, UNIT_BYTES):
                 yield _whole(parquet, groups[start:stop], file.url)
 
 
@@ -130,6 +128,7 @@ def _ranges(sizes: list[tuple[int, int]], most_rows: int, most_bytes: int) -> It
 def _whole(parquet: pq.ParquetFile, groups: list[int], url: str) -> Batch:
     metadata = parquet.metadata
     counts = [metadata.row_group(group).num_rows for group in groups]
+    one_group = np.arange(max(counts), dtype=np.int64)
 
     def load(name: str) -> pa.Array:
         with damage(url):
@@ -146,7 +145,7 @@ def _whole(parquet: pq.ParquetFile, groups: list[int], url: str) -> Batch:
         rows=sum(counts),
         names=parquet.schema_arrow.names,
         load=load,
-        row_numbers=np.concatenate([np.arange(count, dtype=np.int64) for count in counts]),
+        row_numbers=one_group if len(groups) == 1 else np.concatenate([one_group[:count] for count in counts]),
         row_groups=np.repeat(np.array(groups, np.int32), counts),
         is_filled=lambda name: all(_filled(metadata, group, name) for group in groups),
         checked=checked,

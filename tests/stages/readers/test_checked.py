@@ -63,7 +63,7 @@ def nasty_file(path: Path, seed: int, valid: bool, **options: Any) -> Path:
 def test_polars_and_arrow_give_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: dict[str, Any], valid: bool, seed: int
 ) -> None:
-    monkeypatch.setattr(parquet, "BATCH_ROWS", 400)
+    monkeypatch.setattr(parquet, "UNIT_ROWS", 400)
     path = nasty_file(tmp_path / "[a]*.parquet", seed, valid, use_dictionary=bool(seed), data_page_size=1 << 14)
     (tmp_path / "block.txt").write_text("blocked.example\n")
     blocklist = [tmp_path / "block.txt"] if seed else []
