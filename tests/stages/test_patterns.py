@@ -1,4 +1,5 @@
 import re
+from itertools import product
 from pathlib import Path
 
 import duckdb
@@ -150,6 +151,15 @@ def test_matcher_finds_what_re_finds_in_slices_with_nulls(kind: pa.DataType) -> 
 def test_words_split_over_two_rows_are_no_hit() -> None:
     rows, _ = Matcher((Term("aerial view"),)).hits(pa.array(["aerial ", "view", "x aerial", " view"]))
     assert rows.tolist() == []
+
+
+def test_matcher_finds_every_run_of_separators() -> None:
+    separators = "\t\n\v\f\r -_\u00a0\u2010\u2011\u2012\u2013\u2014\u2015"
+    runs = ["".join(run) for length in (1, 2, 3) for run in product(separators, repeat=length)]
+    texts = [f"An Aerial{run}VIEW{runs[-number]}of" for number, run in enumerate(runs)]
+    rows, terms = Matcher((Term("aerial view of"), Term("view of"), Term("aerial viewer"))).hits(pa.array(texts))
+    assert rows.tolist() == [row for row in range(len(texts)) for _ in range(2)]
+    assert terms.tolist() == [0, 1] * len(texts)
 
 
 def test_paper_packs() -> None:
