@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from curation import __version__
-from curation.options import did_you_mean
+from stages.errors import did_you_mean
 
 VERBS = {
     "run": "run a recipe: metadata to shards",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
-from stages.errors import UserError
+from stages.errors import UserError, did_you_mean, listing
 
 
 def build(cls: type, values: Any, where: str) -> Any:
@@ -102,17 +101,6 @@ def _convert_plain(value: Any, hint: Any, where: str) -> Any:
     if not isinstance(value, hint):
         raise UserError(f"{where}: {_NAMES.get(hint, hint.__name__)} is wanted, found {value!r}")
     return value
-
-
-def did_you_mean(name: str, known: Iterable[Any]) -> str:
-    """` (did you mean 'x'?)`, or nothing when no known name is near."""
-    near = difflib.get_close_matches(str(name), [str(item) for item in known], n=1, cutoff=0.6)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def listing(names: Iterable[Any]) -> str:
-    """Names for the end of a sentence."""
-    return ", ".join(str(name) for name in names)
 
 
 def as_dict(config: Any) -> dict[str, Any]:

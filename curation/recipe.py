@@ -14,11 +14,11 @@ import pyarrow as pa
 import yaml
 
 from curation import redact
-from curation.options import as_dict, build, did_you_mean, listing
+from curation.options import as_dict, build
 from curation.paths import source_files
 from stages import sources as source_descriptors
 from stages.base import Stage
-from stages.errors import UserError
+from stages.errors import UserError, did_you_mean, listing
 from stages.schema import COMMON, extend
 from stages.sources import Source
 from stages.storage import Store, protocol

@@ -1,4 +1,10 @@
-"""The errors a user can meet, each mapped to one policy."""
+"""The errors a user can meet, each mapped to one policy, and the words their sentences share."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -16,3 +22,14 @@ class UnitError(Exception):
 
 class TransientError(Exception):
     """Something outside failed for now: the unit is tried again with backoff."""
+
+
+def did_you_mean(name: Any, known: Iterable[Any]) -> str:
+    """` (did you mean 'x'?)`, or nothing when no known name is near."""
+    near = difflib.get_close_matches(str(name), [str(item) for item in known], n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def listing(names: Iterable[Any]) -> str:
+    """Names for the end of a sentence."""
+    return ", ".join(str(name) for name in names)

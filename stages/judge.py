@@ -275,10 +275,14 @@ class _View:
         return pa.StructArray.from_arrays([file, pa.array(places), pa.array(numbers)], fields=list(schema.ROW))
 
     def _licences(self, kept: np.ndarray) -> pa.Array:
-        """The row's own where the source has one, else the source's."""
+        """The row's own where the source has such a column, else the source's for all.
+
+        A row whose own licence is unknown stays without one: the metadata's would claim what nobody granted.
+        """
+        if not any(find_name(self.batch.names, name) for name in self.judge.names.get("licence", ())):
+            return pa.repeat(pa.scalar(self.source.licence, pa.string()), len(kept))
         own = self._optional("licence", kept)
-        usable = pc.if_else(pc.is_in(own, _UNKNOWN_LICENCES), pa.scalar(None, pa.string()), own)
-        return usable if self.source.licence is None else usable.fill_null(self.source.licence)
+        return pc.if_else(pc.is_in(own, _UNKNOWN_LICENCES), pa.scalar(None, pa.string()), own)
 
     def _optional(self, role: str, kept: np.ndarray) -> pa.Array:
         """A role's text for the kept rows; null where the file has no such column."""

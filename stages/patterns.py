@@ -18,8 +18,7 @@ from typing import Any
 import yaml
 
 import manifests
-from stages.errors import UserError
-from stages.sources import did_you_mean
+from stages.errors import UserError, did_you_mean, listing
 from stages.storage import Store
 
 SPACE = "[\\x09-\\x0d \u00a0\u2010-\u2015_-]+"
@@ -92,7 +91,8 @@ def pack_path(name: str) -> str:
     if name in pack_names():
         return str(resources.files(manifests) / "keywords" / f"{name}.yaml")
     if not name.endswith((".yaml", ".yml")):
-        raise UserError(f"keywords.pack is {name!r}; {did_you_mean(name, pack_names())}, or a YAML file's path")
+        hint = did_you_mean(name, pack_names())
+        raise UserError(f"keywords.pack is {name!r}{hint}; accepted are {listing(pack_names())}, or a YAML file's path")
     return name if "://" in name else os.path.abspath(os.path.expanduser(name))
 
 
@@ -151,4 +151,5 @@ def _term(entry: Any, key: str, path: str) -> Term:
 def _check_keys(given: Mapping[str, Any], accepted: tuple[str, ...], path: str) -> None:
     for key in given:
         if key not in accepted:
-            raise UserError(f"keyword pack {path}: unknown key {key!r}; {did_you_mean(str(key), accepted)}")
+            hint = did_you_mean(key, accepted)
+            raise UserError(f"keyword pack {path}: unknown key {key!r}{hint}; accepted are {listing(accepted)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -15,7 +14,7 @@ import yaml
 
 import manifests
 from stages import where
-from stages.errors import UserError
+from stages.errors import UserError, did_you_mean, listing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +170,8 @@ def resolve(
 def merge(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The entry's fields over its descriptor's; `columns` and `options` are merged key by key.
 
-    An entry that names another `format` than its descriptor starts from nothing but its own fields.
+    Rows must pass the descriptor's `where` and the entry's. An entry that names another `format` than its descriptor
+    starts from nothing but its own fields.
     """
     base = load_descriptor(str(entry.get("name"))) or {}
     if "format" in entry and entry["format"] != base.get("format"):
@@ -180,6 +180,9 @@ def merge(entry: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("columns", "options"):
         if isinstance(base.get(key), Mapping) and isinstance(entry.get(key), Mapping):
             merged[key] = _overlay(base[key], entry[key])
+    if "where" in base and isinstance(entry.get("where"), str):
+        where.parse(entry["where"])  # by itself, so that a parenthesis too many cannot reach out of its half
+        merged["where"] = f"({base['where']}) and ({entry['where']})"
     return merged
 
 
@@ -187,14 +190,6 @@ def _overlay(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """`caption` and `captions` are two ways to say one thing: whichever the entry gives replaces both."""
     dropped = {"caption", "captions"} if {"caption", "captions"} & set(own) else set()
     return {key: value for key, value in base.items() if key not in dropped} | dict(own)
-
-
-def did_you_mean(word: str, accepted: Iterable[str]) -> str:
-    """What a message says after an unknown word: the closest accepted one, and all of them."""
-    choices = sorted(accepted)
-    close = difflib.get_close_matches(word, choices, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}accepted are {', '.join(choices)}"
 
 
 def _checked_name(entry: Mapping[str, Any]) -> str:
@@ -208,7 +203,9 @@ def _check_keys(given: Mapping[str, Any], accepted: Iterable[str], where_in: str
     accepted = list(accepted)
     for key in given:
         if key not in accepted:
-            raise UserError(f"{where_in}: unknown key {key!r}; {did_you_mean(str(key), accepted)}")
+            raise UserError(
+                f"{where_in}: unknown key {key!r}{did_you_mean(key, accepted)}; accepted are {listing(accepted)}"
+            )
 
 
 def _text(merged: Mapping[str, Any], key: str, where_in: str) -> str:
@@ -219,13 +216,15 @@ def _text(merged: Mapping[str, Any], key: str, where_in: str) -> str:
 
 def _format(merged: Mapping[str, Any], name: str) -> Format:
     if merged.get("format") is None:
+        shipped = descriptor_names()
         raise UserError(
-            f"source {name!r} has no shipped descriptor, so it needs format and columns; "
-            f"{did_you_mean(name, descriptor_names())} as names, {', '.join(sorted(FORMATS))} as formats"
+            f"source {name!r} has no shipped descriptor{did_you_mean(name, shipped)}, so it needs format and columns; "
+            f"shipped are {listing(shipped)}, formats are {listing(FORMATS)}"
         )
     if not isinstance(merged["format"], str) or merged["format"] not in FORMATS:
         raise UserError(
-            f"source {name!r}: unknown format {merged['format']!r}; {did_you_mean(str(merged['format']), FORMATS)}"
+            f"source {name!r}: unknown format {merged['format']!r}{did_you_mean(merged['format'], FORMATS)}; "
+            f"accepted are {listing(FORMATS)}"
         )
     return FORMATS[merged["format"]]
 

@@ -86,6 +86,15 @@ def test_laion_drops_unsafe_rows_and_reads_any_case(tmp_path: Path) -> None:
     ]
 
 
+def test_a_licence_is_the_rows_own_where_there_is_a_column(tmp_path: Path) -> None:
+    rows = {"URL": ["http://a/1", "http://a/2", "http://a/3"], "TEXT": [HIT] * 3}
+    path = parquet(tmp_path / "a.parquet", rows | {"LICENSE": ["?", None, "cc-by"]})
+    found, _ = run(tmp_path / "a", {"name": "laion2b"}, path)
+    assert [row["licence"] for row in found] == [None, None, "cc-by"]
+    found, _ = run(tmp_path / "b", {"name": "laion2b"}, parquet(tmp_path / "b.parquet", rows))
+    assert [row["licence"] for row in found] == ["CC-BY-4.0"] * 3
+
+
 def test_laioncoco_keeps_each_caption_with_its_origin(tmp_path: Path) -> None:
     path = parquet(
         tmp_path / "a.parquet",

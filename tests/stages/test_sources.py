@@ -26,6 +26,14 @@ def test_entries_override_descriptors_key_by_key() -> None:
     source = resolve({"name": "laioncoco", "columns": {"caption": "TEXT"}, "where": "a = 1", "licence": "x"}, FILES)
     assert source.columns == {"url": "URL", "caption": "TEXT"}
     assert (source.where, source.licence) == ("a = 1", "x")
+
+
+def test_a_condition_of_the_recipe_adds_to_the_descriptors() -> None:
+    files = {"metadata": FILES["data"]}
+    assert resolve({"name": "yfcc15m", "where": "a = 1 or b = 2"}, files).where == "(marker = 0) and (a = 1 or b = 2)"
+    assert resolve({"name": "yfcc15m"}, files).where == "marker = 0"
+    with pytest.raises(UserError, match="where"):
+        resolve({"name": "yfcc15m", "where": "a = 1) or (b = 2"}, files)
     own_format = resolve({**MINE, "name": "cc3m", "format": "jsonl"}, FILES)
     assert own_format.options == {}
 
@@ -41,8 +49,8 @@ def test_digest_sees_reading_and_no_secret() -> None:
     ("change", "message"),
     [
         ({"name": "a b"}, "name is 'a b'; it needs letters"),
-        ({"colums": {}}, "source 'mine': unknown key 'colums'; did you mean 'columns'?"),
-        ({"format": "parket"}, "unknown format 'parket'; did you mean 'parquet'?"),
+        ({"colums": {}}, "source 'mine': unknown key 'colums' (did you mean 'columns'?)"),
+        ({"format": "parket"}, "unknown format 'parket' (did you mean 'parquet'?)"),
         ({"format": None}, "it needs format and columns"),
         ({"format": ["parquet"]}, "unknown format ['parquet']"),
         ({"licence": 4}, "licence is 4; a text is needed"),
