@@ -64,7 +64,8 @@ def start_head(folder: Path, cpus: int = 2) -> Head:
     }
     env.pop("RAY_ADDRESS", None)
     command = [str(BIN / "ray"), "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}"]
-    command += [f"--num-cpus={cpus}", f"--temp-dir={folder}"]
+    # on its usual port the agent, which takes jobs, stays out of reach beside another cluster of this machine
+    command += [f"--num-cpus={cpus}", f"--temp-dir={folder}", f"--dashboard-agent-listen-port={free_port()}"]
     subprocess.run(command, env=env, check=True, capture_output=True)
     address = f"127.0.0.1:{port}"
     reach = {"RAY_ADDRESS": address, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
