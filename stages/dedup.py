@@ -123,7 +123,8 @@ class Map(Phase):
         table = pa.concat_tables([_kept(ws.read_table(path)) for path in unit.spec["files"]])
         if table.num_rows != decisions.num_rows:
             raise ValueError(f"{table.num_rows} rows, but {decisions.num_rows} decisions")
-        schema = extend(ws.input_columns(), COMMON, pa.schema([("captions", pa.list_(CAPTION))]), DEDUP)
+        columns = pa.schema([field for field in ws.input_columns() if field.name != "thumbnail"])  # nobody asks later
+        schema = extend(columns, COMMON, pa.schema([("captions", pa.list_(CAPTION))]), DEDUP)
         written = _with_decisions(conform(table, schema), decisions)
         ws.write_table("part", written)
         ledger = Ledger()

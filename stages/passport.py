@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-LEFT_OUT = frozenset({"status", "reason", "fetched_at", "attempts", "http_status", "image", "row", "position"})
-"""Columns of circumstance: outcomes, times, tries and places on disk."""
+LEFT_OUT = frozenset(
+    {"status", "reason", "fetched_at", "attempts", "http_status", "image", "row", "position", "thumbnail"}
+)
+"""Columns of circumstance: outcomes, times, tries, places on disk and working material."""
 HEX_COLUMNS = frozenset({"phash"})
 """64-bit numbers, which most JSON readers would round: written as 16 hex digits."""
 

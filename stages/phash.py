@@ -1,32 +1,66 @@
 """The perceptual hash: 64 bits of the low frequencies of a 32 × 32 grey thumbnail.
 
-Bit-equal to `imagehash.phash` (hash_size 8, highfreq_factor 4) of the image under the RGB rule
-(`stages.images.to_rgb`): convert to grey, shrink with Lanczos to 32 × 32, two unnormalised DCT-II
-(columns, then rows), the 8 × 8 lowest frequencies row by row, each bit set where the coefficient exceeds
-their median; the first bit is the highest of the integer.
+As `imagehash.phash` (hash_size 8, highfreq_factor 4) of the image under the RGB rule (`stages.images.to_rgb`):
+convert to grey, shrink with Lanczos to 32 × 32, two unnormalised DCT-II (columns, then rows), the 8 × 8 lowest
+frequencies row by row, each bit set where the coefficient exceeds their median; the first bit is the highest
+of the integer. Coefficients are rounded to `DIGITS`, so that the bits of ties do not depend on a processor.
+
+The thumbnail is kept beside the hash: it tells how much texture there is, and what the hash would be had the
+image been turned or mirrored.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SIDE = 32
 LOW = 8
+DIGITS = 6
 FLAT_DEVIATION = 1.0
 """Below this standard deviation of the thumbnail's grey levels (0–255) the bits would be those of noise."""
+ORIENTATIONS = 8
+
+Grey = NDArray[np.uint8]
 
 
-def phash(image: Image) -> int | None:
-    """The hash of an RGB image as an unsigned 64-bit integer; None when the image is too flat to hash."""
-    import numpy as np
+def thumbnail(image: Image) -> Grey:
+    """(32, 32) grey levels of an image of mode L or RGB."""
     from PIL.Image import Resampling
-    from scipy.fftpack import dct
 
-    grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Resampling.LANCZOS))
+    grey = image if image.mode == "L" else image.convert("L")
+    return np.asarray(grey.resize((SIDE, SIDE), Resampling.LANCZOS))
+
+
+def phash(grey: Grey) -> int | None:
+    """The hash of a thumbnail as an unsigned 64-bit integer; None when the image is too flat to hash."""
     if grey.std() < FLAT_DEVIATION:
         return None
-    low = dct(dct(grey, axis=0), axis=1)[:LOW, :LOW]
-    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+    low = np.round(_dct() @ grey @ _dct().T, DIGITS).ravel()
+    middle = np.partition(low, (31, 32))
+    return int.from_bytes(np.packbits(low > (middle[31] + middle[32]) / 2).tobytes(), "big")
+
+
+def orientation_hashes(greys: Grey) -> NDArray[np.uint64]:
+    """(n, 8) hashes of (n, 32, 32) thumbnails in their eight orientations, as they stand first; flat ones too."""
+    low = np.round(_dct() @ greys @ _dct().T, DIGITS)
+    sign = np.where(np.arange(LOW) % 2, -1.0, 1.0)  # mirroring negates every second frequency
+    turned = []
+    for block in (low, low.swapaxes(1, 2)):
+        turned += [block, block * sign, block * sign[:, None], block * sign * sign[:, None]]
+    blocks = np.stack(turned, axis=1).reshape(len(greys), ORIENTATIONS, LOW * LOW)
+    bits = np.packbits(blocks > np.median(blocks, axis=2, keepdims=True), axis=2)
+    return bits.view(">u8")[:, :, 0].astype(np.uint64)
+
+
+@cache
+def _dct() -> NDArray[np.float64]:
+    """(8, 32): the lowest frequencies of the unnormalised DCT-II."""
+    steps = np.outer(np.arange(LOW), 2 * np.arange(SIDE) + 1)
+    return 2 * np.cos(np.pi / (2 * SIDE) * steps)

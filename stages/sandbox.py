@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import asdict
-from typing import IO
+from typing import IO, Any
 
 from stages.images import Limits, Verdict, inspect
 
@@ -45,7 +45,7 @@ class Sandbox:
         finally:
             overdue.cancel()
         if line:
-            return Verdict(**json.loads(line))
+            return _from_json(json.loads(line))
         self.close()
         return Verdict(reason="decoder_crash", bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
@@ -78,11 +78,19 @@ def _ask(child: subprocess.Popen[bytes], data: bytes) -> bytes:
     return child.stdout.readline()
 
 
+def _to_json(verdict: Verdict) -> dict[str, Any]:
+    return asdict(verdict) | {"thumbnail": verdict.thumbnail and verdict.thumbnail.hex()}
+
+
+def _from_json(entry: dict[str, Any]) -> Verdict:
+    return Verdict(**entry | {"thumbnail": entry["thumbnail"] and bytes.fromhex(entry["thumbnail"])})
+
+
 def _serve(requests: IO[bytes], answers: IO[bytes], limits: Limits) -> None:
     while header := requests.read(_LENGTH.size):
         (size,) = _LENGTH.unpack(header)
         verdict = inspect(requests.read(size), limits)
-        answers.write(json.dumps(asdict(verdict)).encode() + b"\n")
+        answers.write(json.dumps(_to_json(verdict)).encode() + b"\n")
         answers.flush()
 
 

@@ -39,6 +39,7 @@ DOWNLOAD = pa.schema(
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
         ("phash", pa.uint64()),
+        ("thumbnail", pa.binary()),
         ("image", IMAGE),
         ("fetched_at", pa.timestamp("us", tz="UTC")),
         ("attempts", pa.int32()),

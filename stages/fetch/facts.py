@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from stages.base import status_column
-from stages.images import Verdict
+from stages.images import Octets, Verdict
 from stages.schema import DOWNLOAD, conform, extend
 
 URL = "_url"
@@ -29,6 +29,7 @@ class Facts:
     bytes: int | None = None
     sha256: str | None = None
     phash: int | None = None
+    thumbnail: Octets | None = None
     image: Mapping[str, Any] | None = None
     fetched_at: datetime | None = None
     attempts: int | None = None

@@ -96,11 +96,13 @@ def test_extract_bits_puts_them_side_by_side() -> None:
 @pytest.mark.parametrize("radius", [2, 5, 8])
 def test_agrees_with_brute_force_on_real_hashes(radius: int) -> None:
     from stages.images import open_rgb
-    from stages.phash import phash
+    from stages.phash import phash, thumbnail
 
     folder = Path(os.environ["CURATION_REAL_DATA"])
     paths = sorted((folder / "rs" / "hurricane").rglob("*.jpeg"))[:600] + sorted(folder.glob("rs/ucm/**/*.*"))
-    hashes = [phash(open_rgb(path.read_bytes())) for path in paths if path.suffix in (".jpeg", ".jpg", ".png")]
+    hashes = [
+        phash(thumbnail(open_rgb(path.read_bytes()))) for path in paths if path.suffix in (".jpeg", ".jpg", ".png")
+    ]
     known = np.unique(np.array([value for value in hashes if value is not None], np.uint64))
     assert len(known) > 100
     assert found(known, radius) == brute_force(known, radius)
