@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.errors import UnitError
+from stages.fetch.outcome import FAILURES
+from stages.images import REASONS as IMAGE_REASONS
 
 COLUMNS = (
     "name",
@@ -20,35 +22,9 @@ COLUMNS = (
 )
 TOTAL = "Total"
 
-NO_BYTES = frozenset(
-    [
-        "dns",
-        "connect",
-        "timeout",
-        "http_error",
-        "host_down",
-        "tls",
-        "bad_url",
-        "blocked_address",
-        "too_large",
-        "too_many_redirects",
-        "robots",
-        "opt_out",
-    ]
-)
+NO_BYTES = FAILURES
 """Reasons under which no image arrived: such rows stand before `download_image`."""
-INVALID = frozenset(
-    [
-        "empty_body",
-        "not_an_image",
-        "unsupported_format",
-        "truncated",
-        "corrupt",
-        "too_many_pixels",
-        "decoder_crash",
-        "placeholder",
-    ]
-)
+INVALID = IMAGE_REASONS
 OTHER = frozenset(
     ["blocklisted", "test_set_image", "bad_metadata", "official_test", "snow", "cloud", "no_caption_left"]
 )

@@ -8,6 +8,7 @@ with null is unknown; a row passes when the whole condition is true. Nothing is 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -45,16 +46,16 @@ _MOST_DEPTH = 50
 _WIDE = pa.decimal128(20, 0)
 
 
-class Node:
+class Node(ABC):
     """A part of a parsed condition."""
 
+    @abstractmethod
     def columns(self) -> set[str]:
         """The column names it reads, as written."""
-        raise NotImplementedError
 
+    @abstractmethod
     def evaluate(self, column: Lookup) -> pa.Array:
         """A boolean array with nulls where the answer is unknown."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ def test_weights_in_the_cache_need_no_network(tmp_path: Path) -> None:
     (tmp_path / "cache" / "models--org--name" / "refs").mkdir()
     (tmp_path / "cache" / "models--org--name" / "refs" / "main").write_text("abc")
     classifier("hf-hub:org/name").check()
+    assert "hf-hub:org/other" in sentence(classifier("hf-hub:org/other"))
 
 
 def test_weights_named_by_the_recipe_may_be_fetched_where_the_hub_answers(
@@ -113,6 +114,7 @@ def test_weights_named_by_the_recipe_may_be_fetched_where_the_hub_answers(
     finally:
         server.shutdown()
         server.server_close()
+    assert "laion2b_s34b_b79k" in sentence(clip("ViT-B-32", "laion2b_s34b_b79k"))
 
 
 def test_names_are_what_the_library_lists() -> None:
