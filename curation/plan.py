@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from curation import commit, manifest
 from curation.manifest import Manifest, digest
-from curation.options import as_dict, semantic_values
+from curation.options import semantic_values
 from curation.recipe import Recipe, schema_before
 from curation.redact import redact_tree
 from curation.workspace import StageRun, UnitWorkspace
@@ -127,14 +127,22 @@ def _difference(stage: Stage, done: Manifest, inputs: Sequence[Mapping[str, Any]
     """Why a finished stage is stale."""
     if done.stage_version != stage.version:
         return f"the stage's version is {stage.version}, was {done.stage_version}"
-    now = redact_tree(as_dict(stage.config))
-    changed = [name for name in now if json.dumps(now[name]) != json.dumps(done.config.get(name))]
+    changed = list(_changes(redact_tree(semantic_values(stage.config)), done.config))
     if changed:
-        name = changed[0]
-        return f"{name} is {json.dumps(now[name])}, was {json.dumps(done.config.get(name))}"
+        return "; ".join(changed)
     if list(inputs) != [dict(entry) for entry in done.inputs]:
         return _changed_input(inputs, done.inputs)
     return "a file that an option names has changed, or the order of sources or the seed"
+
+
+def _changes(now: Mapping[str, Any], before: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """`option is …, was …` for each option that differs, those of inner mappings by their own names."""
+    for name, value in now.items():
+        was = before.get(name)
+        if isinstance(value, Mapping) and isinstance(was, Mapping):
+            yield from _changes(value, was, f"{within}{name}.")
+        elif value != was:
+            yield f"{within}{name} is {json.dumps(value)}, was {json.dumps(was)}"
 
 
 def _changed_input(now: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> str:

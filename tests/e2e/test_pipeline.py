@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -101,6 +102,8 @@ def test_a_new_source_costs_only_what_is_new(world: World, copy: Path, tmp_path:
 
 def test_another_threshold_scores_nothing_anew(world: World, copy: Path) -> None:
     scored = _scored(copy)
+    plan = world.run(copy, "--set", "stages.outliers.keep.detector=0.5", "--plan")
+    assert re.search(r"^outliers   to run: keep\.detector is 0\.5, was 0\.\d+; \d+ rows to adopt, 0 to do$", plan, re.M)
     world.run(copy, "--set", "stages.outliers.keep.detector=0.5")
     assert _scored(copy) == scored
     manifest = json.loads((copy / "outliers/manifest.json").read_text())
