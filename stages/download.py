@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from stages import blocklist
-from stages.base import Ledger, Phase, Record, Result, Stage, Unit, Workspace, operational, semantic
+from stages.base import Phase, Result, Stage, Unit, Workspace, operational, semantic
 from stages.fetch import folder, opt_out, resize
 from stages.fetch.addresses import networks
 from stages.fetch.adopt import Known, Terms, adopt, matching
-from stages.fetch.chunks import ChunkPhase, PartitionPhase, kept_rows
-from stages.fetch.facts import NOTHING, URL, output_table
+from stages.fetch.chunks import Chunk, ChunkPhase, PartitionPhase, kept_rows, lanes_of
+from stages.fetch.facts import URL, facts_table
 from stages.fetch.options import FetchOptions
 from stages.fetch.outcome import FAILURES, is_transient
+from stages.fetch.settle import SettlePhase
 from stages.images import MAX_PIXELS, REASONS, Limits
 from stages.schema import DOWNLOAD
 from stages.urls import canonical_url
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["DownloadConfig", "DownloadStage", "is_transient"]
 
 VERSION = 1
+"""Of what a fetch gives: results of another version are not adopted."""
 PRODUCT = "rs-curation/0.1"
 
 
@@ -47,6 +48,10 @@ class DownloadConfig:
     respect_robots: bool = semantic(True, help="honour robots.txt")
     respect_opt_outs: bool = semantic(True, help="honour X-Robots-Tag and TDM-Reservation headers")
     opt_out_directives: tuple[str, ...] = semantic(opt_out.DIRECTIVES, help="X-Robots-Tag directives that count")
+    placeholder_urls: int = semantic(
+        10,
+        help="URLs of a host that share bytes, and captions that differ, from which on they are placeholder; 0: none",
+    )
     resize: dict[str, Any] | None = semantic(None, help="options of img2dataset's resizer; null keeps the bytes")
     from_img2dataset: str | None = semantic(None, help="an img2dataset output folder, used instead of fetching")
     blocklist: tuple[str, ...] = semantic((), help="files of urls, domains, sha256 or phash that never enter")
@@ -57,7 +62,7 @@ class DownloadConfig:
         for name in ("timeout_s", "max_bytes", "max_pixels", "per_host", "concurrency"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; accepted: a number above 0")
-        for name in ("retries", "max_redirects"):
+        for name in ("retries", "max_redirects", "placeholder_urls"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; accepted: 0 or more")
         networks(self.allow_private)
@@ -106,7 +111,7 @@ class DownloadConfig:
 
 
 class FetchPhase(Phase):
-    """One chunk a unit, one bucket a lane."""
+    """One chunk a unit; what each URL gave is stored for good, whatever becomes of the rows."""
 
     name = "fetch"
     cpus = 0.5
@@ -116,11 +121,15 @@ class FetchPhase(Phase):
         self.config = config
 
     def cut(self, ws: Workspace) -> list[Unit]:
-        """A unit for each chunk; chunks of a bucket run one after another."""
-        return [unit for record in ws.phase_records("chunks") for unit in _chunk_units(record)]
+        """A unit for each chunk; chunks of a lane run one after another."""
+        return [
+            Unit(id=chunk.id, spec=asdict(chunk), rows=chunk.rows, lane=chunk.lane)
+            for lane in lanes_of(ws.phase_records("chunks"))
+            for chunk in lane
+        ]
 
     def setup(self, ws: Workspace) -> Lane:
-        """The bucket's event loop and fetcher."""
+        """The lane's event loop and fetcher."""
         from stages.fetch.lane import Lane
 
         config = self.config
@@ -129,54 +138,26 @@ class FetchPhase(Phase):
         return Lane(config.fetch_options(), limits, blocklist.load(config.blocklist), resizer)
 
     def close(self, state: Lane) -> None:
-        """Close the bucket's connections."""
+        """Close the lane's connections."""
         state.close()
 
     def work(self, unit: Unit, ws: Workspace, state: Lane, prepared: pa.Table | None = None) -> Result:
-        """Adopt, import or fetch the chunk's URLs; one tar of images, one part of rows."""
-        spec = unit.spec
-        if state.bucket != spec["bucket"]:
-            state.known = self._known(ws, spec)
-            state.bucket = spec["bucket"]
-        table = ws.read_table(spec["file"], row_groups=[spec["row_group"]])
-        by_url = state.facts(_wanted(table), ws)
-        repeated = table.column("reason").is_valid().to_pylist()
-        facts = [
-            NOTHING if again else by_url[url]
-            for url, again in zip(table.column(URL).to_pylist(), repeated, strict=True)
-        ]
-        rows = output_table(table, facts)
-        ws.write_table("part", rows)
-        ledger = Ledger()
-        ledger.add_table(rows)
-        meta = {"bucket": spec["bucket"], "buckets": spec["buckets"], "terms": self.config.terms().to_json()}
-        return Result(ledger=ledger, meta=meta)
+        """Adopt, import or fetch the chunk's URLs; one tar of images, one table of facts."""
+        chunk = Chunk(**unit.spec)
+        if state.bucket != chunk.bucket:
+            state.known = self._known(ws, chunk)
+            state.bucket = chunk.bucket
+        table = ws.read_table(chunk.file, row_groups=[chunk.row_group])
+        ws.write_table("facts/urls", facts_table(state.facts(_wanted(table), ws)), kind="facts")
+        place = {"bucket": chunk.bucket, "buckets": chunk.buckets, "host": chunk.host}
+        return Result(meta=place | {"terms": self.config.terms().to_json()})
 
-    def _known(self, ws: Workspace, spec: Mapping[str, Any]) -> Known:
-        records = matching(ws.earlier_records(self.name), spec["bucket"], spec["buckets"])
+    def _known(self, ws: Workspace, chunk: Chunk) -> Known:
+        records = matching(ws.earlier_records(self.name), chunk.bucket, chunk.buckets, chunk.host)
         config = self.config
         adopted = adopt(ws, records, config.terms(), blocklist.load(config.blocklist), retry_failed=config.retry_failed)
-        imported = folder.known_urls(ws, spec["bucket"]) if config.from_img2dataset else {}
+        imported = folder.known_urls(ws, chunk.bucket) if config.from_img2dataset else {}
         return Known(adopted=adopted, imported=imported)
-
-
-def _chunk_units(record: Record) -> list[Unit]:
-    units = []
-    for row_group, (bucket, rows) in enumerate(record.meta["chunks"]):
-        units.append(
-            Unit(
-                id=f"{bucket:04d}-{row_group:05d}",
-                spec={
-                    "file": record.files[0].path,
-                    "row_group": row_group,
-                    "bucket": bucket,
-                    "buckets": record.meta["buckets"],
-                },
-                rows=rows,
-                lane=f"{bucket:04d}",
-            )
-        )
-    return units
 
 
 def _wanted(table: pa.Table) -> dict[str, str]:
@@ -192,7 +173,7 @@ class DownloadStage(Stage):
     """Fetches images, politely and once each; keeps original bytes, validated and hashed."""
 
     name = "download"
-    version = VERSION
+    version = 2
     config_class = DownloadConfig
     reasons = FAILURES | REASONS | {"blocklisted", "duplicate_row"}
     requires = frozenset({"key", "source", "url", "caption"})
@@ -200,11 +181,11 @@ class DownloadStage(Stage):
     keeps_results = True
 
     def phases(self) -> list[Phase]:
-        """Shard by host, cut into chunks, fetch."""
+        """Shard by host, cut into chunks, fetch, settle rows."""
         before: list[Phase] = [PartitionPhase(), ChunkPhase()]
         if self.config.from_img2dataset:
             before.append(folder.FolderPhase(self.config.from_img2dataset))
-        return [*before, FetchPhase(self.config)]
+        return [*before, FetchPhase(self.config), SettlePhase(self.config.placeholder_urls)]
 
     def named_files(self) -> list[str]:
         """Blocklists, and the tables of an img2dataset folder."""

@@ -43,6 +43,7 @@ DOWNLOAD = pa.schema(
         ("image", IMAGE),
         ("fetched_at", pa.timestamp("us", tz="UTC")),
         ("attempts", pa.int32()),
+        ("honoured", pa.string()),
     ]
 )
 

@@ -9,9 +9,8 @@ from typing import Any
 from stages.base import OutputFile, Record, Workspace
 from stages.blocklist import Blocklist
 from stages.fetch.chunks import overlaps
-from stages.fetch.facts import COLUMNS, Facts, read_facts
+from stages.fetch.facts import URL, Facts, read_facts
 from stages.fetch.outcome import is_transient
-from stages.urls import canonical_url
 
 NEVER = frozenset(["duplicate_row", "blocked_address", "decoder_crash"])
 """Reasons that say nothing lasting of a URL: `blocked_address` depends on `allow_private`, a crash on the decoder."""
@@ -68,9 +67,14 @@ class Known:
     """By canonical URL: entries of an img2dataset folder (`stages.fetch.folder`)."""
 
 
-def matching(records: Iterable[Record], bucket: int, buckets: int) -> list[Record]:
-    """Records of chunks that may hold URLs of the bucket."""
-    return [r for r in records if overlaps(bucket, buckets, r.meta["bucket"], r.meta["buckets"])]
+def matching(records: Iterable[Record], bucket: int, buckets: int, host: str | None = None) -> list[Record]:
+    """Records of chunks that may hold URLs of the bucket, or of its one hot host."""
+    return [
+        record
+        for record in records
+        if overlaps(bucket, buckets, record.meta["bucket"], record.meta["buckets"])
+        and (host is None or record.meta["host"] in (None, host))
+    ]
 
 
 def adopt(
@@ -82,7 +86,7 @@ def adopt(
     files: dict[str, OutputFile] = {}
     for record in records:
         files.update({file.path: file for file in (*record.files, *record.refers) if file.kind == "images"})
-        for url, facts in _rows(ws, record):
+        for url, facts in read_record(ws, record):
             attempts[url] = max(attempts.get(url, 0), facts.attempts or 0)
             passing = retry_failed and is_transient(facts.reason, facts.http_status)
             held = terms.accept(facts, record.meta["terms"]) and facts.reason not in NEVER
@@ -91,11 +95,12 @@ def adopt(
     return Adopted(facts=found, attempts=attempts, files=files)
 
 
-def _rows(ws: Workspace, record: Record) -> Iterator[tuple[str, Facts]]:
+def read_record(ws: Workspace, record: Record) -> Iterator[tuple[str, Facts]]:
+    """What a chunk's record tells of each of its URLs."""
     for file in record.files:
-        if file.kind == "part":
-            for row in ws.read_table(file.path, ["url", *COLUMNS]).to_pylist():
-                yield canonical_url(row["url"] or ""), read_facts(row)
+        if file.kind == "facts":
+            for row in ws.read_table(file.path).to_pylist():
+                yield row[URL], read_facts(row)
 
 
 def _blocked_alike(facts: Facts, blocklist: Blocklist) -> bool:

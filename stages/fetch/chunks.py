@@ -1,21 +1,23 @@
-"""Rows before they are fetched: sharded by host into buckets, and buckets cut into chunks.
+"""Rows before they are fetched: sharded by host into buckets, buckets into lanes, and lanes cut into chunks.
 
-Rows of one URL meet in one bucket and in one chunk, so a URL is fetched once without any shared state.
-Within a bucket URLs stand in the order of a hash, which mixes its hosts.
+Rows of one URL meet in one lane and in one chunk, so a URL is fetched once without any shared state.
+A hot host has a lane to itself; the other hosts of a bucket share one, in which URLs stand in the order of
+a hash, which mixes the hosts. Chunks of a lane run one after another.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.base import KEPT, Phase, Result, Unit, Workspace, group_files
+from stages.base import KEPT, Phase, Record, Result, Unit, Workspace, group_files
 from stages.fetch.facts import URL
 from stages.urls import canonical_url, host
 
@@ -85,8 +87,54 @@ def _split(table: pa.Table, numbers: np.ndarray, buckets: int) -> Iterator[pa.Ta
         yield table.slice(start, end - start)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """One chunk: a row group of a file that `ChunkPhase` wrote."""
+
+    bucket: int
+    buckets: int
+    host: str | None
+    """The hot host whose lane it belongs to."""
+    file: str
+    row_group: int
+    rows: int
+
+    @property
+    def id(self) -> str:
+        """Its name as a unit."""
+        return f"{self.bucket:04d}-{self.row_group:05d}"
+
+    @property
+    def lane(self) -> str:
+        """Chunks of one lane share the state of their hosts."""
+        return f"{self.bucket:04d}" if self.host is None else f"{self.bucket:04d} {self.host}"
+
+
+def lanes_of(records: list[Record]) -> list[list[Chunk]]:
+    """The chunks that `ChunkPhase` wrote, lane by lane, in the order in which lanes should start.
+
+    Lanes of hot hosts take as long as their host lets them, whatever else runs: the longest start first, and
+    in turn with the others, which keep the processors busy meanwhile.
+    """
+    lanes: dict[str, list[Chunk]] = {}
+    for record in records:
+        for row_group, (bucket, hot, rows) in enumerate(record.meta["chunks"]):
+            chunk = Chunk(
+                bucket=bucket,
+                buckets=record.meta["buckets"],
+                host=hot,
+                file=record.files[0].path,
+                row_group=row_group,
+                rows=rows,
+            )
+            lanes.setdefault(chunk.lane, []).append(chunk)
+    hot = sorted((lane for lane in lanes.values() if lane[0].host), key=lambda lane: -sum(each.rows for each in lane))
+    mixed = [lane for lane in lanes.values() if not lane[0].host]
+    return [lane for pair in zip_longest(hot, mixed) for lane in pair if lane is not None]
+
+
 class ChunkPhase(Phase):
-    """Buckets into chunks: a file's row groups, each of whole URLs, about `CHUNK_ROWS` rows."""
+    """Buckets into chunks: a file's row groups, each of whole URLs of one lane, about `CHUNK_ROWS` rows."""
 
     name = "chunks"
 
@@ -96,32 +144,54 @@ class ChunkPhase(Phase):
         if not records:
             return []
         buckets = records[0].meta["buckets"]
+        most = hot_above(sum(file.rows for file in ws.phase_files("partition", "side")), buckets)
         starts = range(0, buckets, BUCKETS_PER_UNIT)
         return [
             Unit(
                 id=f"{start:04d}",
-                spec={"first": start, "last": min(start + BUCKETS_PER_UNIT, buckets) - 1, "buckets": buckets},
+                spec={
+                    "first": start,
+                    "last": min(start + BUCKETS_PER_UNIT, buckets) - 1,
+                    "buckets": buckets,
+                    "hot_above": most,
+                },
             )
             for start in starts
         ]
 
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
-        """`meta["chunks"]` tells bucket and rows of each row group."""
+        """`meta["chunks"]` tells bucket, hot host and rows of each row group."""
         chunks: list[pa.Table] = []
-        told: list[tuple[int, int]] = []
+        told: list[tuple[int, str | None, int]] = []
         paths = [file.path for file in ws.phase_files("partition", "side")]
         for bucket in range(unit.spec["first"], unit.spec["last"] + 1):
             rows = pa.concat_tables([ws.read_table(path, row_groups=[bucket]) for path in paths])
-            for chunk in cut_bucket(rows):
-                chunks.append(chunk)
-                told.append((bucket, chunk.num_rows))
+            for hot, lane in split_hot(rows, unit.spec["hot_above"]):
+                for chunk in cut_lane(lane):
+                    chunks.append(chunk)
+                    told.append((bucket, hot, chunk.num_rows))
         if chunks:
             ws.write_table("chunks", chunks, kind="side")
         return Result(meta={"chunks": told, "buckets": unit.spec["buckets"]})
 
 
-def cut_bucket(table: pa.Table, rows: int = CHUNK_ROWS) -> list[pa.Table]:
-    """A bucket's rows in chunks; of rows with equal keys all but the first get the reason `duplicate_row`."""
+def hot_above(rows: int, buckets: int) -> int:
+    """A host with more rows than this, and than a bucket has on average, is hot."""
+    return max(ROWS_PER_BUCKET, -(-rows // buckets))
+
+
+def split_hot(table: pa.Table, most: int) -> Iterator[tuple[str | None, pa.Table]]:
+    """(None, the rows of hosts with up to `most` rows), then (host, its rows) for each other."""
+    names = pa.array([host(url) for url in table.column(URL).to_pylist()], pa.string())
+    counts = pc.value_counts(names)
+    hot = sorted(counts.filter(pc.greater(counts.field("counts"), most)).field("values").to_pylist())
+    yield None, table.filter(pc.invert(pc.is_in(names, pa.array(hot, pa.string()))))
+    for name in hot:
+        yield name, table.filter(pc.equal(names, name))
+
+
+def cut_lane(table: pa.Table, rows: int = CHUNK_ROWS) -> list[pa.Table]:
+    """A lane's rows in chunks; of rows with equal keys all but the first get the reason `duplicate_row`."""
     if table.num_rows == 0:
         return []
     urls = table.column(URL).to_pylist()

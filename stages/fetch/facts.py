@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages.base import status_column
 from stages.images import Octets, Verdict
@@ -33,6 +34,7 @@ class Facts:
     image: Mapping[str, Any] | None = None
     fetched_at: datetime | None = None
     attempts: int | None = None
+    honoured: str | None = None
 
     @property
     def has_bytes(self) -> bool:
@@ -46,7 +48,8 @@ class Facts:
 
 COLUMNS = ("reason", *DOWNLOAD.names)
 """The columns that `Facts` fills."""
-NOTHING = Facts(reason="duplicate_row")
+FACTS = pa.schema([(URL, pa.string()), ("reason", pa.string()), *DOWNLOAD])
+"""The table of what a chunk's URLs gave: one row for each."""
 
 
 def judged(verdict: Verdict, **more: Any) -> Facts:
@@ -55,8 +58,14 @@ def judged(verdict: Verdict, **more: Any) -> Facts:
 
 
 def read_facts(row: Mapping[str, Any]) -> Facts:
-    """The facts in a row of a part."""
+    """The facts in a row of `FACTS`."""
     return Facts(**{name: row[name] for name in COLUMNS})
+
+
+def facts_table(facts: Mapping[str, Facts]) -> pa.Table:
+    """A row of `FACTS` for each canonical URL."""
+    columns = [pa.array([getattr(each, name) for each in facts.values()], FACTS.field(name).type) for name in COLUMNS]
+    return pa.table([pa.array(facts, pa.string()), *columns], schema=FACTS)
 
 
 def output_schema(columns: pa.Schema) -> pa.Schema:
@@ -65,13 +74,29 @@ def output_schema(columns: pa.Schema) -> pa.Schema:
     return extend(kept, DOWNLOAD)
 
 
-def output_table(table: pa.Table, facts: Sequence[Facts]) -> pa.Table:
-    """Rows of `table` with the facts of each."""
-    schema = output_schema(table.schema)
-    for name in COLUMNS:
-        values = pa.array([getattr(fact, name) for fact in facts], schema.field(name).type)
-        at = table.schema.get_field_index(name)
-        table = table.append_column(name, values) if at < 0 else table.set_column(at, name, values)
-    status = status_column(table.column("reason").combine_chunks())
-    table = table.set_column(table.schema.get_field_index("status"), "status", status)
-    return conform(table, schema)
+def output_table(rows: pa.Table, facts: pa.Table) -> pa.Table:
+    """Rows of a chunk with the facts of their URLs; rows with a reason already keep that alone.
+
+    Args:
+        rows: rows as they came, with `URL`.
+        facts: `FACTS`, or some of its columns, of every URL that is wanted.
+    """
+    repeated = rows.column("reason").combine_chunks()
+    places = pc.index_in(rows.column(URL).combine_chunks(), facts.column(URL).combine_chunks())
+    places = pc.if_else(pc.is_valid(repeated), pa.scalar(None, places.type), places)
+    found = facts.combine_chunks().take(places)
+    for name in found.column_names:
+        if name in DOWNLOAD.names:
+            rows = _with_column(rows, name, found.column(name))
+    reasons = pc.coalesce(repeated, found.column("reason").combine_chunks())
+    return with_reasons(conform(rows, output_schema(rows.schema)), reasons)
+
+
+def with_reasons(table: pa.Table, reasons: pa.Array) -> pa.Table:
+    """The table with these reasons, and the status that follows from them."""
+    return _with_column(_with_column(table, "reason", reasons), "status", status_column(reasons))
+
+
+def _with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    at = table.schema.get_field_index(name)
+    return table.append_column(name, values) if at < 0 else table.set_column(at, table.schema.field(at), values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import pytest
 
 from curation.manifest import Manifest
 from curation.workspace import StageRun, UnitWorkspace
-from stages.base import Unit
-from stages.download import DownloadConfig, DownloadStage
+from stages.base import OutputFile, Record, Unit
+from stages.download import DownloadConfig, DownloadStage, FetchPhase
 from stages.errors import UserError
 from stages.fetch import chunks
 from stages.keys import make_key
@@ -143,11 +144,11 @@ def test_dropped_rows_of_the_input_are_not_ours(tmp_path: Path, server: WebServe
 
 
 def test_chunks_commit_one_by_one(tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks.cut_bucket, "__defaults__", (3,))
+    monkeypatch.setattr(chunks.cut_lane, "__defaults__", (3,))
     rows = [(server.url(f"/{n % 8}.jpg?{n}"), str(n)) for n in range(20)]
     written, done = download(tmp_path, rows)
     assert {row["reason"] for row in done} == {None}
-    assert sum(file.kind == "part" for file in written.outputs) == 7
+    assert sum(file.kind == "facts" for file in written.outputs) == 7
     assert server.images_asked() == 20
     assert server.hits["/robots.txt"] == 1
     assert {image_bytes(tmp_path, row) for row in done} == {server.pages[f"/{n}.jpg"] for n in range(8)}
@@ -292,3 +293,72 @@ def test_wrong_options_are_named(changes: dict[str, Any], says: str) -> None:
 def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="from_img2dataset"):
         stage(from_img2dataset=str(tmp_path)).check()
+
+
+def test_a_hot_host_has_a_lane_of_its_own(tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "ROWS_PER_BUCKET", 10)
+    monkeypatch.setattr(chunks, "FEWEST", 1)
+    monkeypatch.setattr(chunks, "MOST", 1)
+    monkeypatch.setattr(chunks, "hot_above", lambda rows, buckets: 10)
+    rows = [(server.url(f"/{n % 8}.jpg?{n}"), str(n)) for n in range(20)]
+    rows += [(server.url(f"/{n}.jpg", "localhost"), f"local {n}") for n in range(8)]
+    written, done = download(tmp_path, rows)
+    assert {row["reason"] for row in done} == {None}
+    run = StageRun(store=Store(str(tmp_path)), stage="download", fingerprint=written.fingerprint)
+    ws = UnitWorkspace(run, "fetch", Unit(id="cut"))
+    assert {unit.lane: unit.rows for unit in FetchPhase(DownloadConfig()).cut(ws)} == {"0000 127.0.0.1": 20, "0000": 8}
+    server.hits.clear()
+    monkeypatch.undo()
+    _, again = download(tmp_path, None, generation=1)
+    assert sorted(map(str, again)) == sorted(map(str, done))
+    assert not server.hits
+
+
+def test_lanes_of_hot_hosts_start_early_but_not_alone() -> None:
+    def record(bucket: int, hot: dict[str, int]) -> Record:
+        told = [(bucket, None, 5), *((bucket, host, rows) for host, rows in hot.items())]
+        file = OutputFile(path=f"{bucket}.parquet", rows=1, bytes=1, sha256="")
+        meta = {"chunks": told, "buckets": 2}
+        return Record(phase="chunks", unit=str(bucket), digest=None, files=(file,), counts={}, meta=meta, seconds=0)
+
+    lanes = chunks.lanes_of([record(0, {"a": 10, "b": 30}), record(1, {"c": 20})])
+    assert [lane[0].lane for lane in lanes] == ["0000 b", "0000", "0001 c", "0001", "0000 a"]
+
+
+PLACEHOLDERS = [
+    *((f"/gone.jpg?{n}", f"caption {n}") for n in range(4)),  # 4 URLs, 4 captions: no picture of any of them
+    *((f"/logo.gif?{n}", "one caption") for n in range(6)),  # one picture under many URLs, but of one thing
+    *(("/0.jpg", f"words {n}") for n in range(5)),  # one URL under many captions
+    *((f"/few.jpg?{n}", f"rarely {n}") for n in range(3)),
+]
+
+
+def placeholder_rows(server: WebServer) -> list[Row]:
+    server.pages |= {"/gone.jpg": server.pages["/5.jpg"], "/few.jpg": server.pages["/6.jpg"]}
+    server.pages["/logo.gif"] = server.pages["/a.gif"]
+    elsewhere = [(server.url("/gone.jpg", "localhost"), "the same bytes on another host")]
+    return [*((server.url(path), caption) for path, caption in PLACEHOLDERS), *elsewhere]
+
+
+def test_placeholders_are_told_from_pictures(tmp_path: Path, server: WebServer) -> None:
+    written, done = download(tmp_path, placeholder_rows(server), placeholder_urls=4)
+    dropped = [row for row in done if row["status"] == "dropped"]
+    assert {(row["caption"], row["reason"]) for row in dropped} == {
+        (caption, "placeholder") for path, caption in PLACEHOLDERS if path.startswith("/gone")
+    }
+    assert all(row["sha256"] and row["image"] is None for row in dropped)
+    assert written.counts["web"]["dropped"] == {"placeholder": 4}
+
+
+def test_what_was_a_placeholder_may_be_a_picture_again(tmp_path: Path, server: WebServer) -> None:
+    rows = placeholder_rows(server)
+    download(tmp_path, rows, placeholder_urls=4)
+    server.hits.clear()
+    _, done = download(tmp_path, None, placeholder_urls=5)
+    assert {row["reason"] for row in done} == {None}
+    assert {image_bytes(tmp_path, row) for row in done if "gone" in row["url"]} == {server.pages["/gone.jpg"]}
+    _, done = download(tmp_path, None, placeholder_urls=0, generation=1)
+    assert {row["reason"] for row in done} == {None}
+    _, done = download(tmp_path, None, placeholder_urls=3, generation=2)
+    assert Counter(row["reason"] for row in done) == {"placeholder": 7, None: len(rows) - 7}
+    assert not server.hits

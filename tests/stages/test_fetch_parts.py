@@ -226,7 +226,7 @@ def test_buckets_are_powers_of_two_and_nest() -> None:
 def test_chunks_never_split_a_url() -> None:
     urls = [f"http://h/{number % 37}" for number in range(400)]
     table = pa.table({"key": [str(n) for n in range(400)], URL: urls, "reason": pa.nulls(400, pa.string())})
-    cut = chunks.cut_bucket(table, rows=50)
+    cut = chunks.cut_lane(table, rows=50)
     assert sum(chunk.num_rows for chunk in cut) == 400
     assert all(chunk.num_rows >= 50 for chunk in cut[:-1])
     sets = [set(chunk.column(URL).to_pylist()) for chunk in cut]
@@ -236,5 +236,5 @@ def test_chunks_never_split_a_url() -> None:
 
 def test_repeated_keys_keep_the_first() -> None:
     table = pa.table({"key": ["a", "b", "a"], URL: ["u", "u", "u"], "reason": pa.nulls(3, pa.string())})
-    (chunk,) = chunks.cut_bucket(table)
+    (chunk,) = chunks.cut_lane(table)
     assert chunk.column("reason").to_pylist() == [None, None, "duplicate_row"]
