@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stages import blocklist, twins
+from stages import blocklist, hamming, twins
 from stages.base import (
     KEPT,
     Ledger,
+    OutputFile,
     Phase,
     Record,
     Result,
@@ -23,23 +24,34 @@ from stages.base import (
     Unit,
     Workspace,
     group_files,
+    operational,
     semantic,
     status_column,
 )
-from stages.schema import CAPTION, COMMON, DEDUP, conform, extend
-from stages.twins import NONE, Ids
-from stages.urls import canonical_url
+from stages.decide import Decided, decide
+from stages.errors import UnitError
+from stages.merging import CAPTIONS, MOVED, entries, merged
+from stages.narrow import HAS_PHASH, WANTED, NarrowRows, key_texts, narrow
+from stages.schema import COMMON, DEDUP, conform, extend
+from stages.twins import NONE, Hashes, Ids
 
 ROWS_PER_UNIT = 200_000
+UNITS = 1000
+"""Beyond so many units they grow: each sends captions to each other one."""
 BLOCKLISTED = "blocklisted"
 REASONS = (*twins.REASONS, BLOCKLISTED)
-PLAIN_URL = r"(?s)^[a-z][a-z0-9+.\-]*://[a-z0-9._\-]*(?:[/?][^#]*)?$"
-"""URLs that already are as `canonical_url` would write them."""
-ABSOLUTE_URL = r"^(?:[A-Za-z][A-Za-z0-9+.\-]*:)?//"
 DECISION = pa.schema(
-    [("reason", pa.string()), ("captions", pa.list_(CAPTION)), *((field.name, field.type) for field in DEDUP)]
+    [
+        ("row", pa.int32()),
+        ("reason", pa.string()),
+        *((field.name, field.type) for field in DEDUP),
+        ("survivor_unit", pa.int32()),
+        ("survivor_row", pa.int32()),
+        ("rank", pa.int64()),
+    ]
 )
-"""Side table between the phases; `captions` is null where a row keeps its own."""
+"""Side table of the rows that do not simply stand for themselves: `row` counts within its unit's kept rows,
+`survivor_…` say where the row stands that it is dropped for, `rank` orders twins totally."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +60,23 @@ class DedupConfig:
 
     radius: int = semantic(2, help="bits by which two perceptual hashes may differ to be one image, 0 to 8")
     blocklist: list[str] = semantic([], help="files of sha256 or phash that never enter (also urls, domains)")
+    partition_rows: int = operational(
+        50_000_000, help="rows from which on the search for near hashes is dealt to units"
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.radius <= 8:
             raise ValueError(f"radius: a whole number from 0 to 8 is wanted, found {self.radius}")
+        if self.partition_rows < 1:
+            raise ValueError(f"partition_rows: a whole number from 1 on is wanted, found {self.partition_rows}")
+
+    def partitions(self, rows: int) -> int:
+        """Partitions of each band for an input of `rows`; 1 when one unit searches them all."""
+        return -(-rows // self.partition_rows) if self.radius else 1
+
+    def listed_hashes(self) -> Hashes:
+        """Perceptual hashes of the blocklists."""
+        return np.array(sorted(blocklist.load(tuple(self.blocklist)).phash), np.uint64)
 
 
 class DedupStage(Stage):
@@ -68,8 +93,8 @@ class DedupStage(Stage):
     uses_source_order: ClassVar[bool] = True
 
     def phases(self) -> list[Phase]:
-        """Decide on all rows from narrow columns, then write them with what was decided."""
-        return [Collect(self.config), Map()]
+        """Narrow columns, near hashes, decisions on all rows, twins' captions to their survivors, and the rows."""
+        return [Narrow(self.config), Pairs(self.config), Decide(self.config), Captions(), Map()]
 
     def named_files(self) -> list[str]:
         """The blocklists."""
@@ -80,32 +105,130 @@ class DedupStage(Stage):
         blocklist.load(tuple(self.config.blocklist))
 
     def summary(self, records: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
-        """Pairs within the radius, clusters, and the largest of them."""
-        return dict(records["collect"][0].meta) if records.get("collect") else {}
+        """Pairs within the radius, clusters and the largest of them, and which sources' rows stood for which."""
+        return dict(records["decide"][0].meta) if records.get("decide") else {}
 
 
-class Collect(Phase):
-    """Reads the narrow columns of every row and decides; one row group of decisions for each unit of `Map`."""
+class Narrow(Phase):
+    """Writes what is compared of every kept row; of a large input also its hashes, dealt to bands and partitions."""
 
-    name: ClassVar[str] = "collect"
+    name: ClassVar[str] = "narrow"
+
+    def __init__(self, config: DedupConfig) -> None:
+        self.config = config
+
+    def cut(self, ws: Workspace) -> list[Unit]:
+        """Groups of input parts."""
+        return _row_units(ws)
+
+    def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
+        """Write the unit's narrow columns."""
+        table = pa.concat_tables(narrow(_read_kept(ws, path, WANTED), ws.sources) for path in unit.spec["files"])
+        ws.write_table("narrow", table, kind="side")
+        partitions = self.config.partitions(_input_rows(ws))
+        if partitions > 1:
+            ws.write_table("hashes", self._dealt(_hashes(table), partitions), kind="side")
+        return Result()
+
+    def _dealt(self, hashes: Hashes, partitions: int) -> Iterator[pa.Table]:
+        """A table for each partition of each band."""
+        for bits in hamming.bands_of(self.config.radius):
+            partition = hamming.deal(hashes, bits, partitions)
+            for number in range(partitions):
+                yield pa.table({"phash": hashes[partition == number]})
+
+
+class Pairs(Phase):
+    """Finds every two distinct hashes within the radius: in one unit, or in one for each partition of each band."""
+
+    name: ClassVar[str] = "pairs"
+
+    def __init__(self, config: DedupConfig) -> None:
+        self.config = config
+
+    def cut(self, ws: Workspace) -> list[Unit]:
+        """None for radius 0; one; or radius + 1 bands of some partitions."""
+        if not self.config.radius:
+            return []
+        rows = _input_rows(ws)
+        partitions = self.config.partitions(rows)
+        if partitions <= 1:
+            return [Unit(id="all", rows=rows)]
+        return [
+            Unit(id=f"{band}-{number:05d}", spec={"band": band, "number": number}, rows=rows // partitions)
+            for band in range(self.config.radius + 1)
+            for number in range(partitions)
+        ]
+
+    def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
+        """Write the pairs as hashes."""
+        if unit.spec:
+            hashes = self._partition(ws, unit.spec["band"], unit.spec["number"])
+            left, right = hamming.pairs_in_band(hashes, self.config.radius, unit.spec["band"])
+        else:
+            tables = (ws.read_table(file.path, columns=["phash", "known"]) for file in _narrow_files(ws))
+            hashes = _distinct([*map(_hashes, tables), self.config.listed_hashes()])
+            left, right = hamming.pairs_within(hashes, self.config.radius)
+        ws.write_table("pairs", pa.table({"left": hashes[left], "right": hashes[right]}), kind="side")
+        return Result(meta={"hashes": len(hashes), "pairs": len(left)})
+
+    def _partition(self, ws: Workspace, band: int, number: int) -> Hashes:
+        """The distinct hashes of one partition of one band."""
+        partitions = self.config.partitions(_input_rows(ws))
+        listed = self.config.listed_hashes()
+        here = hamming.deal(listed, hamming.bands_of(self.config.radius)[band], partitions) == number
+        files = [record.files[1] for record in ws.phase_records("narrow")]
+        group = band * partitions + number
+        return _distinct(
+            [*(ws.read_table(file.path, row_groups=[group])["phash"].to_numpy() for file in files), listed[here]]
+        )
+
+
+class Decide(Phase):
+    """Decides on all rows; one row group of decisions for each unit of `Map`."""
+
+    name: ClassVar[str] = "decide"
 
     def __init__(self, config: DedupConfig) -> None:
         self.config = config
 
     def cut(self, ws: Workspace) -> list[Unit]:
         """One unit."""
-        return [Unit(id="all", rows=sum(file.rows for file in ws.input_files()))]
+        return [Unit(id="all", rows=_input_rows(ws))]
 
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
         """Decide on every kept row of the input."""
-        units = _map_units(ws)
-        if not units:
+        rows = NarrowRows(ws, _narrow_files(ws))
+        if not len(rows.ends) > 1:
             return Result()
-        rows = read_rows(ws, units)
-        decided = decide(rows, ws.sources, self.config)
-        captions = _merged_captions(ws, rows, decided)
-        ws.write_table("decisions", _decisions(units, rows, decided, captions), kind="side")
-        return Result(meta=decided.summary(rows.key))
+        tables = [ws.read_table(file.path) for file in ws.phase_files("pairs", "side")]
+        left, right = (_joined(table[name].to_numpy() for table in tables) for name in ("left", "right"))
+        decided = decide(rows, (left, right), blocklist.load(tuple(self.config.blocklist)))
+        ws.write_table("decisions", _decisions(decided, rows.ends), kind="side")
+        return Result(meta=decided.summary(rows, ws.sources))
+
+
+class Captions(Phase):
+    """Sends the captions of dropped rows to the units of their survivors: a row group for each."""
+
+    name: ClassVar[str] = "captions"
+
+    def cut(self, ws: Workspace) -> list[Unit]:
+        """Groups of input parts."""
+        return _row_units(ws)
+
+    def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
+        """Write the captions of the unit's dropped rows, by the survivor's unit."""
+        decisions = _read_decisions(ws, unit)
+        twin = decisions.filter(pc.is_valid(decisions["survivor_unit"]))
+        if twin.num_rows:
+            columns = [name for name in ("status", "source", "caption", "captions") if name in ws.input_columns().names]
+            table = _read_rows(ws, unit, columns)
+            moved = pa.table([twin["survivor_row"], twin["rank"], entries(table.take(twin["row"]))], schema=MOVED)
+            survivor_unit = twin["survivor_unit"].to_numpy()
+            units = range(len(ws.phase_records("narrow")))
+            ws.write_table("captions", (moved.filter(pa.array(survivor_unit == n)) for n in units), kind="side")
+        return Result()
 
 
 class Map(Phase):
@@ -115,230 +238,123 @@ class Map(Phase):
 
     def cut(self, ws: Workspace) -> list[Unit]:
         """Groups of input parts."""
-        return _map_units(ws)
+        return _row_units(ws)
 
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
-        """Join the unit's rows with its row group of decisions, by position."""
-        decisions = ws.read_table(ws.phase_files("collect", "side")[0].path, row_groups=[int(unit.id)])
-        table = pa.concat_tables([_kept(ws.read_table(path)) for path in unit.spec["files"]])
-        if table.num_rows != decisions.num_rows:
-            raise ValueError(f"{table.num_rows} rows, but {decisions.num_rows} decisions")
-        columns = pa.schema([field for field in ws.input_columns() if field.name != "thumbnail"])  # nobody asks later
-        schema = extend(columns, COMMON, pa.schema([("captions", pa.list_(CAPTION))]), DEDUP)
-        written = _with_decisions(conform(table, schema), decisions)
+        """Join the unit's rows with its decisions and with the captions sent to it, by position."""
+        columns = ws.input_columns()
+        table = _read_rows(
+            ws, unit, [name for name in columns.names if name != "thumbnail"]
+        )  # nobody asks for it later
+        schema = extend(table.schema, COMMON, pa.schema([("captions", CAPTIONS)]), DEDUP)
+        sent = [ws.read_table(file.path, row_groups=[int(unit.id)]) for file in ws.phase_files("captions", "side")]
+        table = conform(table, schema)
+        written = _with(
+            table,
+            {
+                **_settled(table["key"], _read_decisions(ws, unit)),
+                "captions": merged(table, pa.concat_tables([MOVED.empty_table(), *sent])),
+            },
+        )
         ws.write_table("part", written)
         ledger = Ledger()
         ledger.add_table(written)
         return Result(ledger=ledger)
 
 
-def _map_units(ws: Workspace) -> list[Unit]:
-    return group_files(ws.input_files(), ROWS_PER_UNIT)
+def _row_units(ws: Workspace) -> list[Unit]:
+    return group_files(ws.input_files(), max(ROWS_PER_UNIT, _input_rows(ws) // UNITS))
 
 
-def _kept(table: pa.Table) -> pa.Table:
+def _input_rows(ws: Workspace) -> int:
+    return sum(file.rows for file in ws.input_files())
+
+
+def _narrow_files(ws: Workspace) -> list[OutputFile]:
+    """One for each unit of rows."""
+    return [record.files[0] for record in ws.phase_records("narrow")]
+
+
+def _read_rows(ws: Workspace, unit: Unit, columns: Sequence[str]) -> pa.Table:
+    """Some columns of the unit's kept rows.
+
+    Raises:
+        UnitError: they are not those that were decided on.
+    """
+    table = pa.concat_tables(_read_kept(ws, path, columns) for path in unit.spec["files"])
+    decided = _narrow_files(ws)[int(unit.id)].rows
+    if table.num_rows != decided:
+        raise UnitError(f"{table.num_rows} rows, but {decided} were decided on")
+    return table
+
+
+def _read_kept(ws: Workspace, path: str, columns: Sequence[str]) -> pa.Table:
+    table = ws.read_table(path, columns=columns)
     return table.filter(pc.equal(table["status"], KEPT))
 
 
-def _with_decisions(table: pa.Table, decisions: pa.Table) -> pa.Table:
-    columns = {name: decisions[name] for name in ("reason", *DEDUP.names)}
-    columns["status"] = status_column(decisions["reason"])
-    columns["captions"] = pc.coalesce(decisions["captions"], table["captions"])
+def _hashes(table: pa.Table) -> Hashes:
+    """The distinct hashes of narrow rows."""
+    return _distinct([table["phash"].to_numpy()[(table["known"].to_numpy() & HAS_PHASH) > 0]])
+
+
+def _distinct(arrays: Sequence[Hashes]) -> Hashes:
+    return np.unique(_joined(arrays))
+
+
+def _joined(arrays: Iterable[Hashes]) -> Hashes:
+    return np.concatenate([np.empty(0, np.uint64), *arrays])
+
+
+def _decisions(decided: Decided, ends: NDArray[np.int64]) -> Iterator[pa.Table]:
+    """DECISION for each unit: the rows that are dropped or belong to another row's component."""
+    settled = np.flatnonzero((decided.reason != NONE) | (decided.component != np.arange(len(decided.rows))))
+    rank = np.concatenate([settled, np.full(len(decided.blocked), NONE)])
+    rows = np.concatenate([decided.rows[settled], decided.blocked])
+    order = np.argsort(rows)
+    rank, rows = rank[order], rows[order]
+    starts = np.searchsorted(rows, ends)
+    for unit, (start, end) in enumerate(pairwise(starts)):
+        yield _unit_decisions(decided, rank[start:end], rows[start:end] - ends[unit], ends)
+
+
+def _unit_decisions(decided: Decided, rank: Ids, row: Ids, ends: NDArray[np.int64]) -> pa.Table:
+    """DECISION for rows of one unit, given by their places in the total order, NONE for the blocklist's."""
+    blocked = rank == NONE
+    code = np.where(blocked, REASONS.index(BLOCKLISTED), decided.reason[rank])
+    kept = code == NONE
+    survivor, component = decided.survivor[rank], decided.component[rank]
+    place = decided.rows[survivor]
+    unit = np.searchsorted(ends, place, side="right") - 1
+    columns = [
+        pa.array(row),
+        pa.DictionaryArray.from_arrays(pa.array(code.astype(np.int8), mask=kept), pa.array(REASONS)),
+        *(_masked(key_texts(decided.keys[0][of], decided.keys[1][of]), blocked) for of in (survivor, component)),
+        *(pa.array(values, mask=blocked | kept) for values in (unit, place - ends[unit])),
+        pa.array(rank),
+    ]
+    return pa.table(columns, names=DECISION.names).cast(DECISION)
+
+
+def _masked(texts: pa.Array, mask: NDArray[np.bool_]) -> pa.Array:
+    return pc.if_else(pa.array(mask), None, texts)
+
+
+def _read_decisions(ws: Workspace, unit: Unit) -> pa.Table:
+    return ws.read_table(ws.phase_files("decide", "side")[0].path, row_groups=[int(unit.id)])
+
+
+def _settled(key: pa.ChunkedArray, decisions: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """Columns for all rows of a unit: those without a decision are kept and stand for themselves."""
+    place = pc.index_in(pa.array(range(len(key)), pa.int32()), decisions["row"])
+    reason = decisions["reason"].take(place)
+    found = {name: pc.coalesce(decisions[name].take(place), key) for name in DEDUP.names}
+    return {"reason": reason, "status": status_column(reason), **found}
+
+
+def _with(table: pa.Table, columns: Mapping[str, pa.ChunkedArray]) -> pa.Table:
+    """The table with some of its columns replaced."""
     for name, column in columns.items():
         index = table.schema.get_field_index(name)
         table = table.set_column(index, table.schema.field(index), column)
     return table
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """The narrow columns of all kept rows, in the order of the input."""
-
-    key: pa.Array
-    source: pa.Array
-    url: Ids
-    content: Ids
-    phash: NDArray[np.uint64]
-    has_phash: NDArray[np.bool_]
-    sha256: pa.Array
-    """Distinct digests; `content` indexes it."""
-    pixels: Ids
-    caption_length: Ids
-    parts: Mapping[str, tuple[int, int]]
-    """First row and end of each input part, by its path."""
-
-    def total_order(self, sources: Sequence[str]) -> Ids:
-        """Rows by source precedence, more pixels, longer caption, smaller key."""
-        precedence = {name: number for number, name in enumerate(sources)}
-        encoded = self.source.dictionary_encode()
-        of_source = [precedence.get(name, len(sources)) for name in encoded.dictionary.to_pylist()]
-        table = pa.table(
-            {
-                "precedence": np.array(of_source, np.int64)[encoded.indices.to_numpy()],
-                "fewer_pixels": -self.pixels,
-                "shorter_caption": -self.caption_length,
-                "key": self.key,
-            }
-        )
-        return pc.sort_indices(table, [(name, "ascending") for name in table.column_names]).to_numpy().astype(np.int64)
-
-
-def read_rows(ws: Workspace, units: Sequence[Unit]) -> Rows:
-    """The narrow columns of the units' kept rows."""
-    wanted = ["key", "source", "url", "caption", "status", "sha256", "phash", "width", "height"]
-    tables, parts, end = [], {}, 0
-    for path in (path for unit in units for path in unit.spec["files"]):
-        tables.append(_narrow(_kept(ws.read_table(path, columns=wanted))))
-        parts[path] = (end, end + tables[-1].num_rows)
-        end += tables[-1].num_rows
-    table = pa.concat_tables(tables)
-    url, _ = _ids(table["url"])
-    content, digests = _ids(table["sha256"])
-    return Rows(
-        key=table["key"].cast(pa.large_string()).combine_chunks(),
-        source=table["source"].combine_chunks(),
-        url=url,
-        content=content,
-        phash=table["phash"].fill_null(0).to_numpy(),
-        has_phash=table["phash"].is_valid().to_numpy(),
-        sha256=digests,
-        pixels=table["pixels"].to_numpy(),
-        caption_length=table["caption_length"].to_numpy(),
-        parts=parts,
-    )
-
-
-def _narrow(table: pa.Table) -> pa.Table:
-    pixels = pc.multiply(pc.cast(table["width"], pa.int64()), pc.cast(table["height"], pa.int64()))
-    return pa.table(
-        {
-            "key": table["key"],
-            "source": table["source"],
-            "url": comparable_urls(table["url"], table["source"]).cast(pa.large_string()),
-            "sha256": table["sha256"].cast(pa.large_string()),
-            "phash": table["phash"].cast(pa.uint64()),
-            "pixels": pixels.fill_null(0),
-            "caption_length": pc.utf8_length(table["caption"]).cast(pa.int64()).fill_null(0),
-        }
-    )
-
-
-def comparable_urls(urls: pa.ChunkedArray, sources: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Strings that are equal where URLs are: canonical, and a path of one's own files with its source's name."""
-    plain = pc.match_substring_regex(urls, PLAIN_URL).fill_null(True)
-    rest = pc.invert(plain)
-    written = [canonical_url(url) for url in urls.filter(rest).to_pylist()]
-    canonical = pc.replace_with_mask(urls.combine_chunks(), rest.combine_chunks(), pa.array(written, pa.string()))
-    absolute = pc.match_substring_regex(urls, ABSOLUTE_URL).fill_null(True)
-    return pc.if_else(absolute, canonical, pc.binary_join_element_wise(sources, urls, "\0"))
-
-
-def _ids(column: pa.ChunkedArray) -> tuple[Ids, pa.Array]:
-    """Positions in the distinct values (NONE for null and the empty string), and those values."""
-    column = pc.if_else(pc.equal(column, ""), None, column)
-    encoded = column.combine_chunks().dictionary_encode()
-    return encoded.indices.fill_null(NONE).to_numpy().astype(np.int64), encoded.dictionary
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decided:
-    """What became of every row, by its position in the input."""
-
-    survivor: Ids
-    component: Ids
-    reason: NDArray[np.int8]
-    """Index into REASONS, or NONE when kept."""
-    rank: Ids
-    """Position in the total order."""
-    near_pairs: int
-
-    def summary(self, key: pa.Array) -> dict[str, Any]:
-        """For the manifest: how many clusters of which size, and the largest ones' survivors."""
-        survivors, sizes = np.unique(self.survivor, return_counts=True)
-        shared = np.flatnonzero(sizes > 1)
-        largest = shared[np.lexsort((self.rank[survivors[shared]], -sizes[shared]))[:20]]
-        return {
-            "near_pairs": self.near_pairs,
-            "clusters": len(shared),
-            "components": len(np.unique(self.component)),
-            "cluster_sizes": {str(size): count for size, count in sorted(Counter(sizes[shared].tolist()).items())},
-            "largest": [[key[int(survivors[n])].as_py(), int(sizes[n])] for n in largest],
-        }
-
-
-def decide(rows: Rows, sources: Sequence[str], config: DedupConfig) -> Decided:
-    """Survivors, reasons and components of all rows."""
-    listed = blocklist.load(tuple(config.blocklist))
-    listed_hashes = np.array(sorted(listed.phash), np.uint64)
-    near = twins.near_hashes(np.concatenate([rows.phash[rows.has_phash], listed_hashes]), config.radius)
-    blocked_hashes = near.touching(listed_hashes)
-    image = np.where(rows.has_phash, np.searchsorted(near.hashes, rows.phash), NONE)
-    blocked = np.isin(image, blocked_hashes)
-    listed_content = pc.is_in(rows.sha256, pa.array(sorted(listed.sha256), rows.sha256.type))
-    blocked |= np.isin(rows.content, np.flatnonzero(listed_content))
-    order = rows.total_order(sources)
-    url, content, image = (np.where(blocked, NONE, ids)[order] for ids in (rows.url, rows.content, image))
-    found = twins.find_twins(url, content, image, near.without(blocked_hashes))
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return Decided(
-        survivor=order[found.survivor[rank]],
-        component=order[found.component[rank]],
-        reason=np.where(blocked, np.int8(REASONS.index(BLOCKLISTED)), found.reason[rank]),
-        rank=rank,
-        near_pairs=len(near.left),
-    )
-
-
-def _decisions(
-    units: Sequence[Unit], rows: Rows, decided: Decided, captions: Mapping[int, list[dict[str, str]]]
-) -> Iterator[pa.Table]:
-    """One table for each unit of `Map`."""
-    for unit in units:
-        start, end = rows.parts[unit.spec["files"][0]][0], rows.parts[unit.spec["files"][-1]][1]
-        here = slice(start, end)
-        codes = pa.array(decided.reason[here], mask=decided.reason[here] == NONE)
-        columns = [
-            pa.DictionaryArray.from_arrays(codes, pa.array(REASONS)).cast(pa.string()),
-            pa.array([captions.get(row) for row in range(start, end)], pa.list_(CAPTION)),
-            rows.key.take(pa.array(decided.survivor[here])).cast(pa.string()),
-            rows.key.take(pa.array(decided.component[here])).cast(pa.string()),
-        ]
-        yield pa.table(columns, schema=DECISION)
-
-
-def _merged_captions(ws: Workspace, rows: Rows, decided: Decided) -> dict[int, list[dict[str, str]]]:
-    """For each survivor with twins: the distinct captions of itself, then of its twins in the total order."""
-    dropped = np.flatnonzero(decided.survivor != np.arange(len(decided.survivor)))
-    members = np.union1d(dropped, decided.survivor[dropped])
-    members = members[np.argsort(decided.rank[members])]
-    captions = _captions_of(ws, rows, members)
-    merged: dict[int, dict[tuple[str, str, str], dict[str, str]]] = {}
-    for row in members.tolist():
-        distinct = merged.setdefault(int(decided.survivor[row]), {})
-        for caption in captions[row]:
-            distinct.setdefault((caption["text"], caption["source"], caption["origin"]), caption)
-    return {survivor: list(distinct.values()) for survivor, distinct in merged.items()}
-
-
-def _captions_of(ws: Workspace, rows: Rows, members: Ids) -> dict[int, list[dict[str, str]]]:
-    """The caption entries of some rows, read from the parts that hold them."""
-    has_entries = "captions" in ws.input_columns().names
-    wanted = ["status", "source", "caption", *(["captions"] if has_entries else [])]
-    members = np.sort(members)
-    found: dict[int, list[dict[str, str]]] = {}
-    for path, (start, end) in rows.parts.items():
-        here = members[np.searchsorted(members, start) : np.searchsorted(members, end)]
-        if len(here):
-            table = _kept(ws.read_table(path, columns=wanted)).take(pa.array(here - start))
-            found.update(zip(here.tolist(), map(_entries, table.to_pylist()), strict=True))
-    return found
-
-
-def _entries(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A row's caption entries; the caption itself where it has none."""
-    if row.get("captions"):
-        return list(row["captions"])
-    if row["caption"]:
-        return [{"text": row["caption"], "source": row["source"], "origin": "alt_text"}]
-    return []

@@ -10,7 +10,7 @@ that remain. Memory is proportional to the hashes and to the pairs found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -43,13 +43,40 @@ def pairs_within(hashes: Hashes, radius: int) -> Pairs:
         (i, j), int64, i < j, sorted by (j, i).
     """
     hashes = np.ascontiguousarray(hashes, dtype=np.uint64)
-    found = list(_search(hashes, tuple(range(BITS)), radius, radius))
+    return _joined(_search(hashes, tuple(range(BITS)), radius, radius))
+
+
+def _joined(chunks: Iterable[Pairs]) -> Pairs:
+    """All chunks as one, smaller row first, sorted."""
+    found = list(chunks)
     if not found:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     left = np.concatenate([np.minimum(i, j) for i, j in found])
     right = np.concatenate([np.maximum(i, j) for i, j in found])
     order = np.lexsort((left, right))
     return left[order], right[order]
+
+
+def pairs_in_band(hashes: Hashes, radius: int, number: int) -> Pairs:
+    """The pairs of `pairs_within` that agree in all of `bands_of(radius)[number]` and in no band before it.
+
+    Two hashes within the radius agree in one of radius + 1 bands at least, so over all bands each pair
+    comes once, and a band's pairs can be looked for among hashes that agree in it (`deal`).
+    """
+    bands = [_Band(bits, 0) for bits in bands_of(radius)]
+    found = _search_band(hashes, tuple(range(BITS)), bands[number], radius, radius)
+    return _joined((i[new], j[new]) for i, j in found for new in [_not_found_by(bands[:number], hashes[i] ^ hashes[j])])
+
+
+def bands_of(radius: int) -> list[tuple[int, ...]]:
+    """The 64 bits dealt in turn to radius + 1 bands."""
+    return [tuple(range(band, BITS, radius + 1)) for band in range(radius + 1)]
+
+
+def deal(hashes: Hashes, bits: tuple[int, ...], partitions: int) -> Indices:
+    """The partition, 0 to partitions − 1, of each hash; equal where the hashes agree in `bits`."""
+    mixed = extract_bits(hashes, bits) * np.uint64(0x9E3779B97F4A7C15)  # spreads neighbouring values
+    return ((mixed >> np.uint64(32)) % np.uint64(partitions)).astype(np.int64)
 
 
 @dataclass(frozen=True)

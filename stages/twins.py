@@ -9,12 +9,9 @@ neighbours are near, keeps A and C.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.hamming import pairs_within
 
 REASONS = ("duplicate_url", "duplicate_bytes", "duplicate_image")
 """Strongest first."""
@@ -22,6 +19,7 @@ NONE = -1
 """The id of a URL, digest or hash that is not there; it equals nothing."""
 
 Ids = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +38,7 @@ class Twins:
 class Near:
     """Distinct hashes and which of them are within the radius of each other."""
 
-    hashes: NDArray[np.uint64]
+    hashes: Hashes
     """Sorted; ids are positions in it."""
     left: Ids
     right: Ids
@@ -53,12 +51,12 @@ class Near:
         object.__setattr__(self, "others", np.concatenate([self.right, self.left])[order])
         object.__setattr__(self, "starts", np.searchsorted(ends[order], np.arange(len(self.hashes) + 1)))
 
-    @property
-    def degree(self) -> Ids:
-        """Neighbours of each hash."""
-        return np.diff(self.starts)
+    @classmethod
+    def among(cls, hashes: Hashes, left: Hashes, right: Hashes) -> Near:
+        """From sorted distinct hashes and pairs of them, given as hashes."""
+        return cls(hashes=hashes, left=np.searchsorted(hashes, left), right=np.searchsorted(hashes, right))
 
-    def touching(self, hashes: NDArray[np.uint64]) -> Ids:
+    def touching(self, hashes: Hashes) -> Ids:
         """Ids of the given hashes (all known here) and of those within the radius of one."""
         ids = np.searchsorted(self.hashes, hashes)
         near_left, near_right = np.isin(self.left, ids), np.isin(self.right, ids)
@@ -69,100 +67,65 @@ class Near:
         stays = ~(np.isin(self.left, ids) | np.isin(self.right, ids))
         return Near(hashes=self.hashes, left=self.left[stays], right=self.right[stays])
 
-    def of(self, hash_id: int) -> list[int]:
-        """Ids within the radius of one, itself left out."""
-        return self.others[self.starts[hash_id] : self.starts[hash_id + 1]].tolist()
-
-
-def near_hashes(hashes: NDArray[np.uint64], radius: int) -> Near:
-    """The distinct hashes among (n,) uint64 and their pairs within `radius` bits."""
-    unique = np.unique(hashes)
-    left, right = pairs_within(unique, radius)
-    return Near(hashes=unique, left=left, right=right)
-
 
 def find_twins(url: Ids, content: Ids, image: Ids, near: Near) -> Twins:
-    """Decide on rows given in the total order.
+    """Decide on rows given in the total order. Rows that match nothing may be left out: they change nothing.
 
     Args:
         url, content, image: (n,) ids of the URL, the bytes and the hash, equal where those are, or NONE;
-            `image` indexes `near.hashes`.
+            `image` indexes `near.hashes`. The others had better be dense.
         near: the hashes' pairs within the radius.
     """
-    rows = np.flatnonzero(_shared(url) | _shared(content) | _shared(image) | _has_near(image, near))
-    survivor = np.arange(len(url), dtype=np.int64)
-    reason = np.full(len(url), NONE, np.int8)
-    claims = _Claims(near)
-    ids = zip(url[rows].tolist(), content[rows].tolist(), image[rows].tolist(), strict=True)
-    for row, (u, c, i) in zip(rows.tolist(), ids, strict=True):
-        match = claims.match(u, c, i)
-        if match is None:
-            claims.keep(row, u, c, i)
-        else:
-            survivor[row], reason[row] = match
-    return Twins(survivor=survivor, reason=reason, component=_components(rows, url, content, image, near))
+    survivor, reason = _claim(url, content, image, near)
+    return Twins(survivor=survivor, reason=reason, component=_components(url, content, image, near))
 
 
-class _Claims:
-    """What the kept rows so far have claimed: the first of them for every URL, content and near hash."""
-
-    def __init__(self, near: Near) -> None:
-        self._near = near
-        self._by_url: dict[int, int] = {}
-        self._by_content: dict[int, int] = {}
-        self._by_image: dict[int, int] = {}
-
-    def match(self, url: int, content: int, image: int) -> tuple[int, int] | None:
-        """(first kept row that matches, strongest match), or None."""
-        found = (self._by_url.get(url), self._by_content.get(content), self._by_image.get(image))
-        rows = [row for row in found if row is not None]
-        if not rows:
-            return None
-        return min(rows), next(strength for strength, row in enumerate(found) if row is not None)
-
-    def keep(self, row: int, url: int, content: int, image: int) -> None:
-        if url != NONE:
-            self._by_url[url] = row
-        if content != NONE:
-            self._by_content[content] = row
-        if image != NONE:
-            for claimed in chain((image,), self._near.of(image)):
-                self._by_image.setdefault(claimed, row)
-
-
-def _shared(ids: Ids) -> NDArray[np.bool_]:
-    """Where another row has the same id."""
-    counts = np.bincount(ids[ids != NONE], minlength=1)
-    return (ids != NONE) & (counts[np.maximum(ids, 0)] > 1)
+def _claim(url: Ids, content: Ids, image: Ids, near: Near) -> tuple[Ids, NDArray[np.int8]]:
+    """Survivor and reason of each row: kept rows claim their URL, bytes, hash and the hashes near it."""
+    rows = len(url)
+    nobody = rows
+    sizes = (_size(url), _size(content), len(near.hashes))
+    by_url, by_content, by_image = ([nobody] * (size + 1) for size in sizes)  # NONE (−1) finds the last, never claimed
+    starts, others = near.starts.tolist(), near.others
+    survivor, reason = list(range(rows)), [NONE] * rows
+    for row, (u, c, i) in enumerate(zip(url.tolist(), content.tolist(), image.tolist(), strict=True)):
+        same_url, same_content, same_image = by_url[u], by_content[c], by_image[i]
+        first = min(same_url, same_content, same_image)
+        if first != nobody:
+            survivor[row] = first
+            reason[row] = 0 if same_url != nobody else 1 if same_content != nobody else 2
+            continue
+        if u != NONE:
+            by_url[u] = row
+        if c != NONE:
+            by_content[c] = row
+        if i != NONE:
+            by_image[i] = row
+            for other in others[starts[i] : starts[i + 1]].tolist():
+                if by_image[other] == nobody:
+                    by_image[other] = row
+    return np.array(survivor, np.int64), np.array(reason, np.int8)
 
 
-def _has_near(image: Ids, near: Near) -> NDArray[np.bool_]:
-    if not len(near.hashes):
-        return np.zeros(len(image), bool)
-    return (image != NONE) & (near.degree[np.maximum(image, 0)] > 0)
-
-
-def _components(rows: Ids, url: Ids, content: Ids, image: Ids, near: Near) -> Ids:
-    """First row of every row's component; `rows` are those with any match."""
+def _components(url: Ids, content: Ids, image: Ids, near: Near) -> Ids:
+    """First row of every row's component."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    component = np.arange(len(url), dtype=np.int64)
-    if not len(rows):
-        return component
-    left, right, nodes = [], [], len(rows)
-    for ids in (url[rows], content[rows], image[rows]):
+    left, right, nodes = [], [], len(url)
+    for ids, size in ((url, _size(url)), (content, _size(content)), (image, len(near.hashes))):
         known = np.flatnonzero(ids != NONE)
         left.append(known)
         right.append(nodes + ids[known])
-        offset = nodes
-        nodes += int(ids.max(initial=NONE)) + 1
-    joined = (near.left < nodes - offset) & (near.right < nodes - offset)
-    left.append(offset + near.left[joined])
-    right.append(offset + near.right[joined])
+        offset, nodes = nodes, nodes + size
+    left.append(offset + near.left)
+    right.append(offset + near.right)
     ends = (np.concatenate(left), np.concatenate(right))
     graph = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(nodes, nodes))
-    labels = connected_components(graph, directed=False)[1][: len(rows)]
+    labels = connected_components(graph, directed=False)[1][: len(url)]
     _, first, of_row = np.unique(labels, return_index=True, return_inverse=True)
-    component[rows] = rows[first[of_row]]
-    return component
+    return first[of_row].astype(np.int64)
+
+
+def _size(ids: Ids) -> int:
+    return int(ids.max(initial=NONE)) + 1

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.dedup import DedupConfig, DedupStage, comparable_urls
+from stages.dedup import DedupConfig, DedupStage
 from stages.keys import make_key
+from stages.narrow import comparable_urls
 from stages.schema import CAPTION, COMMON, DOWNLOAD, extend
 from stages.urls import canonical_url
 from tests.harness import give_input, read_output, run_stage

@@ -1,0 +1,170 @@
+"""The narrow columns that dedup decides by: 71 bytes a row, whatever the length of its URL and caption.
+
+URLs and digests are only ever compared for equality, so 128 bits of each are kept: two different ones among
+n are taken for equal with a chance of n²/2¹²⁹, 10⁻²¹ at a billion rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from stages.base import OutputFile, Workspace
+from stages.errors import UnitError
+from stages.urls import canonical_url
+
+PLAIN_URL = r"(?s)^[a-z][a-z0-9+.\-]*://[a-z0-9._\-]*(?:[/?][^#]*)?$"
+"""URLs that already are as `canonical_url` would write them."""
+ABSOLUTE_URL = r"^(?:[A-Za-z][A-Za-z0-9+.\-]*:)?//"
+WANTED = ("key", "source", "url", "caption", "status", "sha256", "phash", "width", "height")
+"""Columns of the input that `narrow` reads."""
+HAS_URL, HAS_CONTENT, HAS_PHASH = 1, 2, 4
+NARROW = pa.schema(
+    [
+        *((f"{name}_{half}", pa.uint64()) for name in ("key", "url", "content") for half in ("high", "low")),
+        ("phash", pa.uint64()),
+        ("known", pa.uint8()),
+        ("source", pa.int16()),
+        ("pixels", pa.int64()),
+        ("caption_length", pa.int32()),
+    ]
+)
+"""`known` holds the flags HAS_…: what is not known is 0; `source` is the position in the recipe's order."""
+
+ODD = np.uint64(0x9E3779B97F4A7C15)
+"""Multiplying by an odd number loses nothing, so a folded digest differs where either half does."""
+
+Halves = tuple[NDArray[np.uint64], NDArray[np.uint64]]
+"""The higher and the lower 64 bits of 128-bit values."""
+
+
+def narrow(table: pa.Table, sources: Sequence[str]) -> pa.Table:
+    """The NARROW columns of rows that have the columns WANTED.
+
+    Raises:
+        UnitError: a key or sha256 is not of 32 or 64 hex digits.
+    """
+    urls, digests = comparable_urls(table["url"], table["source"]), _known_text(table["sha256"])
+    has_phash = table["phash"].is_valid().to_numpy()
+    pixels = pc.multiply(pc.cast(table["width"], pa.int64()), pc.cast(table["height"], pa.int64()))
+    known = urls.is_valid().to_numpy() * HAS_URL + digests.is_valid().to_numpy() * HAS_CONTENT + has_phash * HAS_PHASH
+    columns: list[Any] = [
+        *key_halves(table["key"]),
+        *_url_halves(urls),
+        *content_halves(digests),
+        table["phash"].fill_null(0),
+        known.astype(np.uint8),
+        source_numbers(table["source"], sources),
+        pixels.fill_null(0),
+        pc.utf8_length(table["caption"]).fill_null(0),
+    ]
+    return pa.table(
+        [pa.chunked_array([column]) if isinstance(column, np.ndarray) else column for column in columns],
+        names=NARROW.names,
+    ).cast(NARROW)
+
+
+def key_halves(keys: pa.ChunkedArray) -> Halves:
+    """Keys (32 hex digits) as numbers, whose order is that of the text."""
+    octets = _octets(keys, 16)
+    return octets[:, 0], octets[:, 1]
+
+
+def content_halves(digests: pa.ChunkedArray) -> Halves:
+    """Digests (64 hex digits) folded to 128 bits; null gives 0."""
+    octets = _octets(digests, 32)
+    return octets[:, 0] + octets[:, 2] * ODD, octets[:, 1] + octets[:, 3] * ODD
+
+
+def key_texts(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> pa.Array:
+    """The inverse of `key_halves`."""
+    octets = np.stack([high, low], axis=1).astype(">u8").view(np.uint8)
+    digits = np.frombuffer(b"0123456789abcdef", np.uint8)[np.stack([octets >> 4, octets & 15], axis=2)]
+    fixed = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(high), [None, pa.py_buffer(digits.tobytes())])
+    return fixed.cast(pa.binary()).cast(pa.string())
+
+
+def source_numbers(column: pa.ChunkedArray, sources: Sequence[str]) -> NDArray[np.int16]:
+    """Each source's place in the recipe's order; those it does not name share the place after the last."""
+    precedence = {name: number for number, name in enumerate(sources)}
+    encoded = column.combine_chunks().dictionary_encode()
+    numbers = [precedence.get(name, len(sources)) for name in encoded.dictionary.to_pylist()]
+    return np.array(numbers, np.int16)[encoded.indices.to_numpy()]
+
+
+def _octets(column: pa.ChunkedArray, size: int) -> NDArray[np.uint64]:
+    """(n, size / 8) big-endian numbers that hex texts of 2·size digits spell; 0 for null."""
+    texts = column.fill_null("0" * (2 * size)).combine_chunks()
+    fixed = texts.cast(pa.large_binary())
+    ends = np.frombuffer(fixed.buffers()[1], np.int64)[fixed.offset : fixed.offset + len(fixed) + 1]
+    if not (np.diff(ends) == 2 * size).all():
+        odd = texts[int(np.flatnonzero(np.diff(ends) != 2 * size)[0])].as_py()
+        raise UnitError(f"{odd[:80]!r} is not of {2 * size} hex digits")
+    if not len(fixed):
+        return np.empty((0, size // 8), np.uint64)
+    digits = np.frombuffer(fixed.buffers()[2], np.uint8)[ends[0] : ends[-1]]
+    nibbles = _NIBBLES[digits].reshape(-1, 2)
+    octets = nibbles[:, 0] << 4 | nibbles[:, 1]
+    return octets.view(">u8").reshape(len(fixed), -1).astype(np.uint64)
+
+
+def _nibbles() -> NDArray[np.uint8]:
+    table = np.zeros(256, np.uint8)
+    table[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+    return table
+
+
+_NIBBLES = _nibbles()
+
+
+def _url_halves(urls: pa.ChunkedArray) -> Halves:
+    digests = (
+        bytes(16) if url is None else blake2b(url, digest_size=16).digest()
+        for url in urls.cast(pa.binary()).to_pylist()
+    )
+    octets = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).astype(np.uint64)
+    return octets[:, 0], octets[:, 1]
+
+
+def _known_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.if_else(pc.equal(column, ""), None, column)
+
+
+def comparable_urls(urls: pa.ChunkedArray, sources: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Strings that are equal where URLs are: canonical, and a path of one's own files with its source's name."""
+    plain = pc.match_substring_regex(urls, PLAIN_URL).fill_null(True)
+    rest = pc.invert(plain)
+    written = [canonical_url(url) for url in urls.filter(rest).to_pylist()]
+    canonical = pc.replace_with_mask(urls.combine_chunks(), rest.combine_chunks(), pa.array(written, pa.string()))
+    absolute = pc.match_substring_regex(urls, ABSOLUTE_URL).fill_null(True)
+    return pc.if_else(absolute, canonical, pc.binary_join_element_wise(sources, urls, "\0"))
+
+
+class NarrowRows:
+    """The narrow columns of all rows, in the order of the input, each read from its files when asked for."""
+
+    def __init__(self, ws: Workspace, files: Sequence[OutputFile]) -> None:
+        self._ws = ws
+        self._files = files
+        self.ends = np.cumsum([0, *(file.rows for file in files)])
+        """First row of each file, and the number of all rows."""
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One column of every row."""
+        values = np.empty(len(self), NARROW.field(name).type.to_pandas_dtype())
+        for file, start in zip(self._files, self.ends, strict=False):
+            values[start : start + file.rows] = self._ws.read_table(file.path, columns=[name])[name].to_numpy()
+        return values
+
+    def halves(self, name: str) -> Halves:
+        """Both columns of a 128-bit value."""
+        return self.column(f"{name}_high"), self.column(f"{name}_low")
