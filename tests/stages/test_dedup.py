@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from stages.dedup import DedupConfig, DedupStage
+from stages.hamming import pairs_in_band
 from stages.keys import make_key
 from stages.narrow import comparable_urls
-from stages.schema import CAPTION, COMMON, DOWNLOAD, extend
+from stages.schema import CAPTION, COMMON, DOWNLOAD, conform, extend
 from stages.urls import canonical_url
 from tests.harness import give_input, read_output, run_stage
 
@@ -136,6 +140,27 @@ def test_several_units_read_their_own_decisions(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("stages.dedup.ROWS_PER_UNIT", 60)
     found = run(rows, tmp_path, parts=9)
     assert {k: (r["reason"], r["cluster"]) for k, r in found.items()} == by_definition(rows, 2)
+
+
+@pytest.mark.parametrize("radius", range(9))
+def test_partitioned_search_writes_the_same_bytes(radius: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.dedup.ROWS_PER_UNIT", 300)
+    searched = []
+
+    def counted(hashes: Any, radius: int, band: int) -> Any:
+        searched.append(band)
+        return pairs_in_band(hashes, radius, band)
+
+    monkeypatch.setattr("stages.hamming.pairs_in_band", counted)
+    listed = tmp_path / "listed.txt"
+    rows = random_rows(50 + radius, 1200)
+    listed.write_text("".join(f"{each['phash'] or 7:016x}\n" for each in rows[:3]))
+    for name, limit in (("whole", 10**6), ("dealt", 250)):
+        run(rows, tmp_path / name, parts=5, radius=radius, partition_rows=limit, blocklist=[str(listed)])
+    whole, dealt = (sorted((tmp_path / name / "dedup").glob("part-*")) for name in ("whole", "dealt"))
+    assert len(whole) == 5
+    assert [file.read_bytes() for file in whole] == [file.read_bytes() for file in dealt]
+    assert sorted(searched) == [band for band in range(radius + 1) if radius for _ in range(5)]
 
 
 def test_a_chain_keeps_its_ends(tmp_path: Path) -> None:
@@ -259,6 +284,55 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
         digests.append([f.read_bytes() for f in sorted((tmp_path / name / "dedup").glob("part-*"))])
     assert digests[0] == digests[1]
     assert pq.read_schema(next((tmp_path / "one" / "dedup").glob("part-*"))).field("component").type == pa.string()
+
+
+def test_says_whose_rows_stood_for_whose(tmp_path: Path) -> None:
+    rows = [row("first", f"http://a.org/{n}", sha256=f"{n:064x}") for n in range(4)]
+    rows += [row("second", f"http://b.org/{n}", sha256=f"{n:064x}") for n in range(2, 6)]
+    rows += [row("third", "http://c.org/1", sha256="ee" * 32), row("third", "http://a.org/0")]
+    listed = tmp_path / "listed.txt"
+    listed.write_text(f"{'ee' * 32}\n")
+    rows.append(row("second", "http://b.org/9", sha256=f"{5:064x}"))
+    give_input(tmp_path, "download", [pa.Table.from_pylist(rows, schema=SCHEMA)])
+    stage = DedupStage(DedupConfig(blocklist=[str(listed)]))
+    assert run_stage(stage, tmp_path, "download", sources=SOURCES).summary["between"] == {
+        "first": {"kept": 4, "twins_of": {}},
+        "second": {"kept": 2, "twins_of": {"first": 2, "second": 1}},
+        "third": {"kept": 0, "twins_of": {"first": 1}},
+    }
+
+
+def test_a_crowd_of_equal_and_near_hashes_takes_no_quadratic_time(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    flips = [rng.integers(0, 64, 60_000).astype(np.uint64) for _ in range(3)]
+    near = np.bitwise_or.reduce([np.uint64(1) << bits for bits in flips])
+    rows = 120_000
+    table = pa.table(
+        {
+            "key": [f"{number:032x}" for number in range(rows)],
+            "source": ["first"] * rows,
+            "url": [f"http://a.org/{number}" for number in range(rows)],
+            "caption": ["a view"] * rows,
+            "status": ["kept"] * rows,
+            "sha256": [f"{number:064x}" for number in range(rows)],
+            "phash": np.concatenate([np.zeros(60_000, np.uint64), near]),
+            "width": [100] * rows,
+            "height": [100] * rows,
+        }
+    )
+    give_input(tmp_path, "download", [conform(table, SCHEMA)])
+    begun = time.process_time()
+    written = run_stage(DedupStage(DedupConfig(radius=2)), tmp_path, "download", sources=SOURCES)
+    assert time.process_time() - begun < 60, "all against all would compare 7,200,000,000 pairs"
+    result = read_output(tmp_path, written)
+    hashes = dict(zip(result["key"].to_pylist(), result["phash"].to_numpy().tolist(), strict=True))
+    assert all(
+        (hashes[key] ^ hashes[cluster]).bit_count() <= 2
+        for key, cluster in zip(result["key"].to_pylist(), result["cluster"].to_pylist(), strict=True)
+    )
+    kept = result.filter(pc.equal(result["status"], "kept"))["phash"].to_numpy()
+    distance = np.bitwise_count(kept[:, None] ^ kept[None, :])
+    assert (distance + np.eye(len(kept), dtype=int) * 64 > 2).all()
 
 
 @pytest.mark.skipif("CURATION_REAL_DATA" not in os.environ, reason="CURATION_REAL_DATA is not set")

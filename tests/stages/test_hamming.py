@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stages import hamming
-from stages.hamming import extract_bits, pairs_within
+from stages.hamming import bands_of, deal, extract_bits, pairs_in_band, pairs_within
 
 RADII = range(9)
 
@@ -58,6 +58,20 @@ def test_buckets_searched_by_their_other_bits_lose_nothing(radius: int, monkeypa
     rng = np.random.default_rng(100 + radius)
     for hashes in (clustered(rng, 1500, centres=200, flips=4), clustered(rng, 700, centres=1, flips=3)):
         assert found(hashes, radius) == brute_force(hashes, radius)
+
+
+@pytest.mark.parametrize("radius", RADII)
+def test_bands_dealt_to_partitions_find_each_pair_once(radius: int) -> None:
+    rng = np.random.default_rng(200 + radius)
+    hashes = np.unique(np.concatenate([clustered(rng, 2000, centres=200, flips=4), clustered(rng, 700, 1, flips=3)]))
+    pairs = []
+    for number, bits in enumerate(bands_of(radius)):
+        partition = deal(hashes, bits, 3)
+        for part in range(3):
+            rows = np.flatnonzero(partition == part)
+            i, j = pairs_in_band(hashes[rows], radius, number)
+            pairs += list(zip(rows[j].tolist(), rows[i].tolist(), strict=True))
+    assert sorted(pairs) == brute_force(hashes, radius)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2])
