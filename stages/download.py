@@ -31,22 +31,29 @@ VERSION = 1
 PRODUCT = "rs-curation/0.1"
 
 
+POSITIVE = ("timeout_s", "first_byte_s", "max_bytes", "max_pixels", "per_host", "per_host_rate", "concurrency")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DownloadConfig:
     """How images are fetched."""
 
     timeout_s: float = operational(15.0, help="seconds for one attempt, redirects and body included")
+    first_byte_s: float = operational(10.0, help="seconds from the request to the answer's headers")
     retries: int = operational(2, help="attempts after the first one, for transient failures")
     max_bytes: int = semantic(50_000_000, help="larger bodies are too_large")
     max_pixels: int = semantic(MAX_PIXELS, help="larger images are too_many_pixels")
     max_redirects: int = semantic(5, help="redirects followed")
     per_host: int = operational(8, help="requests at once to one host")
+    per_host_rate: float | None = operational(None, help="requests a second to one host; null sets no limit")
     concurrency: int = operational(128, help="requests at once of one bucket of hosts")
     allow_private: tuple[str, ...] = operational((), help="networks that may be connected to though not public")
+    nameservers: tuple[str, ...] = operational((), help="DNS servers, as address or address:port; none: the system's")
     user_agent: str | None = operational(None, help="User-Agent header, whole")
     contact: str | None = operational(None, help="URL or address shown in the default User-Agent")
     respect_robots: bool = semantic(True, help="honour robots.txt")
     respect_opt_outs: bool = semantic(True, help="honour X-Robots-Tag and TDM-Reservation headers")
+    respect_tdmrep: bool = semantic(False, help="ask each host for /.well-known/tdmrep.json, and honour it")
     opt_out_directives: tuple[str, ...] = semantic(opt_out.DIRECTIVES, help="X-Robots-Tag directives that count")
     placeholder_urls: int = semantic(
         10,
@@ -59,8 +66,8 @@ class DownloadConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError for what no type can tell."""
-        for name in ("timeout_s", "max_bytes", "max_pixels", "per_host", "concurrency"):
-            if getattr(self, name) <= 0:
+        for name in POSITIVE:
+            if (getattr(self, name) or 0) <= 0 and not (name == "per_host_rate" and self.per_host_rate is None):
                 raise ValueError(f"{name} is {getattr(self, name)}; accepted: a number above 0")
         for name in ("retries", "max_redirects", "placeholder_urls"):
             if getattr(self, name) < 0:
@@ -87,11 +94,15 @@ class DownloadConfig:
             retries=self.retries,
             max_bytes=self.max_bytes,
             max_redirects=self.max_redirects,
+            first_byte_s=self.first_byte_s,
             per_host=self.per_host,
+            per_host_rate=self.per_host_rate,
             concurrency=self.concurrency,
             allowed=networks(self.allow_private),
+            nameservers=self.nameservers,
             respect_robots=self.respect_robots,
             respect_opt_outs=self.respect_opt_outs,
+            respect_tdmrep=self.respect_tdmrep,
             opt_out_directives=self.opt_out_directives,
         )
 
@@ -104,6 +115,7 @@ class DownloadConfig:
             max_redirects=self.max_redirects,
             respect_robots=self.respect_robots,
             respect_opt_outs=self.respect_opt_outs,
+            respect_tdmrep=self.respect_tdmrep,
             opt_out_directives=self.opt_out_directives,
             resize=self.resize,
             from_img2dataset=self.from_img2dataset,

@@ -16,6 +16,9 @@ NEVER = frozenset(["duplicate_row", "blocked_address", "decoder_crash"])
 """Reasons that say nothing lasting of a URL: `blocked_address` depends on `allow_private`, a crash on the decoder."""
 
 
+POLITE = ("respect_robots", "respect_opt_outs", "respect_tdmrep")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Terms:
     """The options a result was fetched under, as far as they decide what it is."""
@@ -26,6 +29,7 @@ class Terms:
     max_redirects: int
     respect_robots: bool
     respect_opt_outs: bool
+    respect_tdmrep: bool
     opt_out_directives: tuple[str, ...]
     resize: Mapping[str, Any] | None
     from_img2dataset: str | None
@@ -34,7 +38,7 @@ class Terms:
         """Whether a result fetched under `old` terms is one under these."""
         if old == self.to_json():
             return True
-        polite = all(old[name] or not getattr(self, name) for name in ("respect_robots", "respect_opt_outs"))
+        polite = all(old[name] or not getattr(self, name) for name in POLITE)
         heeded = set(self.opt_out_directives) <= set(old["opt_out_directives"]) or not self.respect_opt_outs
         same = old["resize"] == self.to_json()["resize"] and old["version"] == self.version
         small = (facts.bytes or 0) <= self.max_bytes and (facts.width or 0) * (facts.height or 0) <= self.max_pixels

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from yarl import URL as Parsed
 
 from stages.base import KEPT, Phase, Record, Result, Unit, Workspace, group_files
 from stages.fetch.facts import URL
@@ -36,7 +37,18 @@ def buckets_for(rows: int) -> int:
 
 def bucket_of(url: str, buckets: int) -> int:
     """The bucket of a canonical URL, by its host."""
-    return _hash(host(url)) & (buckets - 1)
+    return _hash(site(url)) & (buckets - 1)
+
+
+def site(url: str) -> str:
+    """The host as the DNS knows it, so that both spellings of an international name are one."""
+    name = host(url)
+    if name.isascii():
+        return name
+    try:
+        return Parsed.build(scheme="http", host=name).raw_host or name
+    except ValueError:
+        return name
 
 
 def overlaps(bucket: int, buckets: int, other: int, others: int) -> bool:
@@ -182,7 +194,7 @@ def hot_above(rows: int, buckets: int) -> int:
 
 def split_hot(table: pa.Table, most: int) -> Iterator[tuple[str | None, pa.Table]]:
     """(None, the rows of hosts with up to `most` rows), then (host, its rows) for each other."""
-    names = pa.array([host(url) for url in table.column(URL).to_pylist()], pa.string())
+    names = pa.array([site(url) for url in table.column(URL).to_pylist()], pa.string())
     counts = pc.value_counts(names)
     hot = sorted(counts.filter(pc.greater(counts.field("counts"), most)).field("values").to_pylist())
     yield None, table.filter(pc.invert(pc.is_in(names, pa.array(hot, pa.string()))))

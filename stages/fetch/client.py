@@ -4,37 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import re
 import ssl
 import time
-import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
 
 import aiohttp
-from aiohttp.resolver import AsyncResolver
 from yarl import URL
 
-from stages.fetch import robots
+from stages.fetch import robots, tdmrep
 from stages.fetch.addresses import BlockedAddressError, Guard
+from stages.fetch.encoding import TooLargeError, decoded
 from stages.fetch.hosts import Host, HostDownError
-from stages.fetch.opt_out import opted_out
+from stages.fetch.opt_out import heeded
 from stages.fetch.options import FetchOptions
 from stages.fetch.outcome import Fetched, FetchError
-from stages.fetch.resolver import GuardedResolver
+from stages.fetch.resolver import CachingResolver, GuardedResolver
 from stages.fetch.robots import Rules
+from stages.fetch.target import parse_url, redirected
+from stages.fetch.tdmrep import Reservations
 
 REDIRECTS = frozenset([301, 302, 303, 307, 308])
 THROTTLING = frozenset([429, 503])
 SMALL_BODY = 1 << 20
 """A body beyond this size waits for one of `LARGE_BODIES` places, which bounds the memory of bodies."""
 LARGE_BODIES = 8
+HEADER_BYTES, HEADERS = 16_384, 128
+"""Of one response header, and how many of them."""
+FOREIGN_SHARE = 4
+"""A host that only redirects lead to belongs to another lane: of its limits, this fraction may be used here."""
 _READ = 1 << 16
-_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_\-]{0,61}[A-Za-z0-9_])?")
-_NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
+_T = TypeVar("_T")
 
 
 class Fetcher:
@@ -44,7 +48,7 @@ class Fetcher:
         self.options = options
         self._guard = Guard(options.allowed)
         self._hosts: dict[str, Host] = {}
-        self._rules: dict[str, asyncio.Task[Rules]] = {}
+        self._files: dict[str, asyncio.Task[Any]] = {}
         self._places = asyncio.Semaphore(options.concurrency)
         self._large = asyncio.Semaphore(LARGE_BODIES)
         self._session = self._open_session()
@@ -52,15 +56,18 @@ class Fetcher:
     def _open_session(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
             limit=0,
-            resolver=GuardedResolver(self._guard, AsyncResolver()),
+            resolver=GuardedResolver(self._guard, CachingResolver(self.options.nameservers)),
             socket_factory=self._guard.socket,
-            ttl_dns_cache=300,
+            use_dns_cache=False,  # the resolver's own keeps to the TTLs
         )
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None),
+            max_line_size=HEADER_BYTES,
+            max_field_size=HEADER_BYTES,
+            max_headers=HEADERS,
             headers={
                 "User-Agent": self.options.user_agent,
                 "Accept": "image/*,*/*;q=0.5",
@@ -78,19 +85,25 @@ class Fetcher:
             parsed = parse_url(url)
         except ValueError:
             return Fetched(reason="bad_url")
+        self._host(parsed, is_ours=True)
         attempts = 0
         last: FetchError | None = None
         while True:
             request = _Attempt(self.options.timeout_s)
             try:
                 data = await self._follow(parsed, request)
-                return Fetched(data=data, http_status=request.status, attempts=attempts + 1)
+                return Fetched(data=data, http_status=request.status, attempts=attempts + 1, honoured=request.honoured)
             except FetchError as error:
                 attempts += request.sent
                 last = error if request.sent or last is None else last
                 again = error.is_transient and request.sent and attempts <= self.options.retries
                 if not again or self._host(parsed).is_down:
-                    return Fetched(reason=last.reason, http_status=last.http_status, attempts=attempts)
+                    return Fetched(
+                        reason=last.reason,
+                        http_status=last.http_status,
+                        attempts=attempts,
+                        honoured=request.honoured,
+                    )
             await asyncio.sleep(self._pause(url, attempts))
 
     def _pause(self, url: str, attempts: int) -> float:
@@ -104,6 +117,8 @@ class Fetcher:
             self._check_address(url)
             if self.options.respect_robots:
                 await self._check_robots(url, request)
+            if self.options.respect_opt_outs and self.options.respect_tdmrep:
+                request.reservations = await self._once(url.origin().with_path(tdmrep.PATH), self._fetch_reservations)
             answer = await self._get(url, request)
             if isinstance(answer, bytes):
                 return answer
@@ -115,41 +130,58 @@ class Fetcher:
             raise FetchError("blocked_address")
 
     async def _check_robots(self, url: URL, request: _Attempt) -> None:
-        origin = url.origin()
-        rules = await self._rules_of(origin, request)
-        if not rules.allows(url.raw_path_qs):
-            raise FetchError("robots")
-
-    async def _rules_of(self, origin: URL, request: _Attempt) -> Rules:
-        """The origin's rules, asked for once by all of its URLs; a failure is not kept."""
-        key = str(origin)
-        task = self._rules.get(key)
-        if task is None:
-            task = self._rules[key] = asyncio.create_task(self._fetch_rules(origin))
+        """Ask the origin's rules, asked for once by all of its URLs."""
         try:
-            return await asyncio.shield(task)
+            rules = await self._once(url.origin().with_path("/robots.txt"), self._fetch_rules)
         except FetchError as error:
             request.sent = error.reason != "host_down"
-            if self._rules.get(key) is task:
-                del self._rules[key]
             raise FetchError(error.reason, error.http_status) from error
+        allowed, request.honoured = rules.verdict(url.raw_path_qs)
+        if not allowed:
+            raise FetchError("robots")
 
-    async def _fetch_rules(self, origin: URL) -> Rules:
-        """robots.txt: none (any 4xx) allows everything, a server's error is the server's, and transient."""
-        request = _Attempt(self.options.timeout_s, is_robots=True)
-        url = origin.with_path("/robots.txt")
+    async def _once(self, url: URL, work: Callable[[URL], Coroutine[Any, Any, _T]]) -> _T:
+        """`work(url)`, done once for everyone who asks; a failure is not kept."""
+        key = str(url)
+        task: asyncio.Task[_T] | None = self._files.get(key)
+        if task is None:
+            task = self._files[key] = asyncio.create_task(work(url))
         try:
-            for _ in range(self.options.max_redirects + 1):
-                self._check_address(url)
-                answer = await self._get(url, request)
-                if isinstance(answer, bytes):
-                    return robots.parse(answer.decode("utf-8", "replace"), self.options.agent)
-                url = answer
+            return await asyncio.shield(task)
+        except FetchError:
+            if self._files.get(key) is task:
+                del self._files[key]
+            raise
+
+    async def _fetch_rules(self, url: URL) -> Rules:
+        """robots.txt: none (any 4xx) allows everything, a server's error is the server's, and transient."""
+        try:
+            body = await self._fetch_file(url)
         except FetchError as error:
             if error.reason == "http_error" and not error.is_transient:
                 return Rules()
             raise
-        return Rules()  # a redirect loop is as good as no file (RFC 9309, 2.3.1.2)
+        if body is None:
+            return Rules()  # a redirect loop is as good as no file (RFC 9309, 2.3.1.2)
+        return robots.parse(body.decode("utf-8", "replace"), self.options.agent)
+
+    async def _fetch_reservations(self, url: URL) -> Reservations:
+        """tdmrep.json; where it cannot be had, nothing is reserved."""
+        try:
+            return tdmrep.parse(await self._fetch_file(url) or b"")
+        except FetchError:
+            return Reservations()
+
+    async def _fetch_file(self, url: URL) -> bytes | None:
+        """A host's file about itself, redirects followed; None when they do not end."""
+        request = _Attempt(self.options.timeout_s, is_about_host=True)
+        for _ in range(self.options.max_redirects + 1):
+            self._check_address(url)
+            answer = await self._get(url, request)
+            if isinstance(answer, bytes):
+                return answer
+            url = answer
+        return None
 
     async def _get(self, url: URL, request: _Attempt) -> bytes | URL:
         """One request: the body of a 2xx, or where a redirect leads.
@@ -173,7 +205,7 @@ class Fetcher:
         began = time.monotonic()
         request.sent, request.status = True, None
         try:
-            async with asyncio.timeout(request.seconds_left), self._respond(url) as response:
+            async with asyncio.timeout(request.seconds_left) as request.timer, self._respond(url) as response:
                 request.status = response.status
                 return await self._accept(response, url, host, request)
         except TimeoutError:
@@ -187,18 +219,28 @@ class Fetcher:
 
     @staticmethod
     def _note_silence(host: Host, request: _Attempt, reason: str) -> None:
-        """A host that gave no response may be down; a blocked or insecure one is just that."""
-        if request.status is None and reason in ("dns", "connect", "timeout"):
+        """A host without response, or whose bodies never end, may be down; a blocked or insecure one is just that."""
+        if reason == "timeout" or (request.status is None and reason in ("dns", "connect")):
             host.failed()
 
-    def _host(self, url: URL) -> Host:
-        return self._hosts.setdefault(url.raw_host or "", Host(self.options.per_host))
+    def _host(self, url: URL, *, is_ours: bool = False) -> Host:
+        name = (url.raw_host or "").removesuffix(".")
+        rate = self.options.per_host_rate
+        host = self._hosts.get(name)
+        if host is None:
+            foreign_rate = rate / FOREIGN_SHARE if rate is not None else None
+            host = self._hosts[name] = Host(max(self.options.per_host // FOREIGN_SHARE, 1), foreign_rate)
+        if is_ours:
+            host.allow(self.options.per_host, rate)
+        return host
 
     @asynccontextmanager
     async def _respond(self, url: URL) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response, its connection's failures told as `FetchError`s."""
         try:
-            async with self._session.get(url, allow_redirects=False) as response:
+            async with asyncio.timeout(self.options.first_byte_s):
+                response = await self._session.get(url, allow_redirects=False)
+            async with response:
                 yield response
         except TimeoutError:
             raise  # aiohttp's own is an OSError too; ours cuts the attempt
@@ -209,7 +251,7 @@ class Fetcher:
         status = response.status
         if status in REDIRECTS and "Location" in response.headers:
             host.answered()
-            return _target(url, response.headers["Location"])
+            return redirected(url, response.headers["Location"])
         if not 200 <= status <= 299:
             wait = _retry_after(response.headers.get("Retry-After"))
             if status in THROTTLING or (wait is not None and status >= 500):
@@ -217,30 +259,41 @@ class Fetcher:
             else:
                 host.answered()
             raise FetchError("http_error", status, wait)
-        if request.is_robots:
-            body = await self._robots_body(response)
+        if request.is_about_host:
+            body = await self._short_body(response)
         else:
-            self._check_opt_out(response)
-            body = await self._body(response)
+            self._check_opt_out(response, url, request)
+            body = await self._body(response, request)
         host.answered()
         return body
 
-    def _check_opt_out(self, response: aiohttp.ClientResponse) -> None:
-        tags = response.headers.getall("X-Robots-Tag", [])
-        reservation = response.headers.get("TDM-Reservation")
+    def _check_opt_out(self, response: aiohttp.ClientResponse, url: URL, request: _Attempt) -> None:
         options = self.options
-        if options.respect_opt_outs and opted_out(tags, reservation, options.agent, options.opt_out_directives):
+        if not options.respect_opt_outs:
+            return
+        tags = response.headers.getall("X-Robots-Tag", [])
+        reservations = response.headers.getall("TDM-Reservation", [])
+        refused = heeded(tags, reservations, options.agent, options.opt_out_directives)
+        if refused is None and not reservations:
+            refused = request.reservations.heeded(url.raw_path_qs)
+        if refused is not None:
+            request.honoured = refused
             raise FetchError("opt_out", response.status)
 
-    async def _robots_body(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _short_body(self, response: aiohttp.ClientResponse) -> bytes:
+        """As much of a file about the host as counts."""
         body = bytearray()
         async for piece in response.content.iter_chunked(_READ):
             body += piece
             if len(body) >= robots.MAX_BYTES:
                 break
-        return _decoded(bytes(body[: robots.MAX_BYTES]), response, robots.MAX_BYTES, cut=True)
+        encoding = response.headers.get("Content-Encoding", "")
+        try:
+            return decoded(bytes(body[: robots.MAX_BYTES]), encoding, robots.MAX_BYTES)
+        except TooLargeError as error:
+            return error.beginning
 
-    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _body(self, response: aiohttp.ClientResponse, request: _Attempt) -> bytes:
         """The body, counted as it comes; a large one waits for a place."""
         limit = self.options.max_bytes
         announced = response.content_length
@@ -253,71 +306,42 @@ class Fetcher:
             if len(body) > min(SMALL_BODY, limit):
                 break
         if len(body) > SMALL_BODY and len(body) <= limit:
-            async with self._large:
+            async with self._large_place(request):
                 async for piece in pieces:
                     body += piece
                     if len(body) > limit:
                         break
         if len(body) > limit:
             raise FetchError("too_large", response.status)
-        return _decoded(bytes(body), response, limit)
+        try:
+            return decoded(bytes(body), response.headers.get("Content-Encoding", ""), limit)
+        except TooLargeError:
+            raise FetchError("too_large", response.status) from None
+
+    @asynccontextmanager
+    async def _large_place(self, request: _Attempt) -> AsyncIterator[None]:
+        """A place for a large body. The wait for it is ours, not the server's: the clock stands still."""
+        began, deadline = time.monotonic(), request.timer.when()
+        request.timer.reschedule(None)
+        async with self._large:
+            waited = time.monotonic() - began
+            request.seconds_left += waited
+            request.timer.reschedule(None if deadline is None else deadline + waited)
+            yield
 
 
 class _Attempt:
     """One attempt at a URL, redirects included: the time it has left, and what it saw."""
 
-    def __init__(self, seconds: float, *, is_robots: bool = False) -> None:
+    def __init__(self, seconds: float, *, is_about_host: bool = False) -> None:
         self.seconds_left = seconds
-        self.is_robots = is_robots
+        self.is_about_host = is_about_host
+        """It is for robots.txt or tdmrep.json."""
         self.sent = False
         self.status: int | None = None
-
-
-def parse_url(text: str) -> URL:
-    """An absolute http(s) URL, without credentials and fragment.
-
-    Raises:
-        ValueError: it is none.
-    """
-    url = _url(text)
-    if url.scheme not in ("http", "https") or not _is_host(url.raw_host or ""):
-        raise ValueError(f"not an absolute http(s) URL: {text[:100]!r}")
-    if not 0 < (url.port or 0) < 65536:
-        raise ValueError(f"no such port: {text[:100]!r}")
-    return url.with_user(None).with_fragment(None)
-
-
-def _url(text: str) -> URL:
-    """Raise ValueError, and nothing else, for what is no URL."""
-    try:
-        return URL(text.strip())
-    except IndexError as error:  # yarl's, for some stray brackets
-        raise ValueError(f"no URL: {text[:100]!r}") from error
-
-
-def _is_host(host: str) -> bool:
-    """A name of the DNS or an address in its usual notation; not `2130706433`, `0x7f.1` and their like."""
-    if ":" in host:
-        return True
-    labels = host.removesuffix(".").split(".")
-    if not all(_LABEL.fullmatch(label) for label in labels):
-        return False
-    return not _NUMBER.fullmatch(labels[-1]) or _is_ipv4(host)
-
-
-def _is_ipv4(host: str) -> bool:
-    try:
-        ipaddress.IPv4Address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _target(url: URL, location: str) -> URL:
-    try:
-        return parse_url(str(url.join(_url(location))))
-    except ValueError:
-        raise FetchError("bad_url") from None
+        self.honoured: str | None = None
+        self.reservations = Reservations()
+        self.timer = asyncio.Timeout(None)
 
 
 def _reason(error: BaseException) -> str:
@@ -358,18 +382,3 @@ def _retry_after(value: str | None) -> float | None:
     if at.tzinfo is None:
         at = at.replace(tzinfo=UTC)
     return max((at - datetime.now(UTC)).total_seconds(), 0.0)
-
-
-def _decoded(body: bytes, response: aiohttp.ClientResponse, limit: int, *, cut: bool = False) -> bytes:
-    """Undo a Content-Encoding that we did not ask for, within the limit; what is not so encoded stays as it is."""
-    encoding = response.headers.get("Content-Encoding", "").strip().lower()
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        return body
-    inflater = zlib.decompressobj(wbits=47)  # zlib or gzip, whichever the header says
-    try:
-        plain = inflater.decompress(body, limit + 1)
-    except zlib.error:
-        return body
-    if len(plain) > limit and not cut:
-        raise FetchError("too_large", response.status)
-    return plain[:limit]

@@ -23,10 +23,12 @@ class HostDownError(Exception):
 
 
 class Host:
-    """Concurrency, pauses and circuit breaker of one host. Belongs to one event loop."""
+    """Concurrency, rate, pauses and circuit breaker of one host. Belongs to one event loop."""
 
-    def __init__(self, per_host: int, patience: float = PATIENCE) -> None:
+    def __init__(self, per_host: int, rate: float | None = None, patience: float = PATIENCE) -> None:
         self.per_host = per_host
+        self.rate = rate
+        """Requests a second."""
         self.patience = patience
         self.limit = per_host
         """Requests at once: 1 after being throttled, then one more with every answer."""
@@ -37,7 +39,15 @@ class Host:
         self._waited = 0.0
         self._resume_at = 0.0
         self._down_until = 0.0
+        self._next_at = 0.0
         self._freed = asyncio.Condition()
+
+    def allow(self, per_host: int, rate: float | None) -> None:
+        """Raise the limits to these."""
+        if per_host > self.per_host:
+            self.limit += per_host - self.per_host if self.limit == self.per_host else 0
+            self.per_host = per_host
+        self.rate = rate
 
     @property
     def is_down(self) -> bool:
@@ -58,10 +68,28 @@ class Host:
                 await asyncio.sleep(pause)
             elif self.active < self.limit:
                 self.active += 1
-                return
+                if await self._take_turn():
+                    return
+                await self.leave()
             else:
                 async with self._freed:
                     await self._freed.wait_for(self._has_news)
+
+    async def _take_turn(self) -> bool:
+        """With a slot in hand, wait until the rate allows a request; False when bad news came meanwhile."""
+        if self.rate is None:
+            return True
+        at = max(self._next_at, time.monotonic())
+        self._next_at = at + 1 / self.rate
+        await self._sleep_with_slot(at - time.monotonic())
+        return not self.is_down and self._resume_at <= time.monotonic()
+
+    async def _sleep_with_slot(self, seconds: float) -> None:
+        try:
+            await asyncio.sleep(max(seconds, 0))
+        except asyncio.CancelledError:
+            await self.leave()
+            raise
 
     def _has_news(self) -> bool:
         return self.active < self.limit or self.is_down or self._resume_at > time.monotonic()

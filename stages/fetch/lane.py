@@ -129,6 +129,7 @@ class Lane:
             facts,
             http_status=fetched.http_status,
             attempts=fetched.attempts,
+            honoured=fetched.honoured,
             fetched_at=datetime.now(UTC) if fetched.attempts else None,
         )
         return facts.after(self.known.adopted.attempts.get(url))

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
-DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex")
-"""Honoured by default: the four that img2dataset honours."""
+DIRECTIVES = ("noai", "noimageai", "noml", "noindex", "noimageindex")
+"""Honoured by default: the four that img2dataset honours, and noml (docs/download.md says what each means)."""
 _WITH_VALUE = frozenset(["unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"])
 _IMPLIED = {"none": ("none", "noindex", "nofollow")}
+_AGENT = re.compile(r"\*|[a-z_][a-z0-9_.\-]*")
 
 
-def opted_out(robots_tags: Iterable[str], tdm_reservation: str | None, agent: str, honoured: Iterable[str]) -> bool:
-    """Whether the headers forbid our use.
+def heeded(robots_tags: Iterable[str], reservations: Iterable[str], agent: str, honoured: Iterable[str]) -> str | None:
+    """What in the headers forbids our use, as header and value; None when nothing does.
 
     Args:
         robots_tags: the values of all `X-Robots-Tag` headers.
-        tdm_reservation: the value of `TDM-Reservation`; 1 reserves all rights.
+        reservations: the values of all `TDM-Reservation` headers; 1 reserves all rights.
         agent: our product token; directives scoped to another agent do not concern us.
         honoured: directives that count, in any case.
     """
-    if (tdm_reservation or "").strip() == "1":
-        return True
+    if any(value.strip() == "1" for value in reservations):
+        return "TDM-Reservation: 1"
     wanted = {directive.strip().lower() for directive in honoured}
-    return any(directive in wanted for tag in robots_tags for directive in _directives(tag, agent.lower()))
+    found = (name for tag in robots_tags for name in _directives(tag, agent.lower()) if name in wanted)
+    directive = next(found, None)
+    return None if directive is None else f"X-Robots-Tag: {directive}"
 
 
 def _directives(tag: str, agent: str) -> Iterator[str]:
-    """The directives of one header that hold for `agent`; `name:` scopes those that follow it."""
+    """The directives of one header that hold for `agent`; `name:` scopes those that follow it.
+
+    A date has commas and colons of its own: what stands before its colons is no agent's name.
+    """
     holds = True
     for item in tag.lower().split(","):
         name, colon, rest = (part.strip() for part in item.partition(":"))
-        if colon and name not in _WITH_VALUE:
+        if colon and name not in _WITH_VALUE and _AGENT.fullmatch(name):
             holds = name in (agent, "*")
             name = rest
         if holds:

@@ -17,16 +17,20 @@ class FetchOptions:
 
     user_agent: str
     timeout_s: float = 15.0
+    first_byte_s: float = 10.0
     retries: int = 2
     max_bytes: int = 50_000_000
     max_redirects: int = 5
     per_host: int = 8
+    per_host_rate: float | None = None
     concurrency: int = 128
     """Requests at once, to all hosts together."""
     allowed: tuple[Network, ...] = ()
     respect_robots: bool = True
     respect_opt_outs: bool = True
+    respect_tdmrep: bool = False
     opt_out_directives: tuple[str, ...] = DIRECTIVES
+    nameservers: tuple[str, ...] = ()
     backoff_s: float = BACKOFF
 
     @property

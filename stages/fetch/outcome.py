@@ -42,6 +42,8 @@ class Fetched:
     data: bytes = b""
     attempts: int = 0
     """Attempts that sent something; 0 when the URL or its host ruled that out."""
+    honoured: str | None = None
+    """The host's wish that was asked for or met: see the column of this name."""
 
 
 class FetchError(Exception):

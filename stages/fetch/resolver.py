@@ -1,12 +1,111 @@
-"""A resolver behind the address guard."""
+"""Names to addresses: asked once for as long as the answer holds, and only addresses that may be connected to."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import aiodns
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from stages.fetch.addresses import BlockedAddressError, Guard
+
+MOST_NAMES = 20_000
+"""Answers held; the one that was not asked for the longest goes first."""
+LEAST_TTL, MOST_TTL = 1.0, 3600.0
+"""Seconds within which an answer's own TTL counts."""
+NO_NAME_TTL = 60.0
+"""Seconds for which a name that does not exist is not asked for again…"""
+TROUBLE_TTL = 2.0
+"""… and one whose servers fail: less than the second retry waits."""
+_NO_NAME = frozenset([aiodns.error.ARES_ENOTFOUND, aiodns.error.ARES_ENODATA])
+_WAIT, _TRIES = 3.0, 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What became of a question."""
+
+    addresses: tuple[tuple[str, socket.AddressFamily], ...] = ()
+    error: str = ""
+    ttl: float
+    """Seconds for which it holds."""
+
+
+class CachingResolver(AbstractResolver):
+    """Asks the DNS, and keeps answers for their TTL, failures for some seconds; one question at a time a name."""
+
+    def __init__(self, nameservers: Sequence[str] = ()) -> None:
+        # no search domains: a name in a URL is never one of the local network's
+        self._dns = aiodns.DNSResolver(
+            nameservers=list(nameservers) or None, timeout=_WAIT, tries=_TRIES, domains=[], loop=None
+        )
+        self._answers: OrderedDict[tuple[str, int], tuple[float, Answer]] = OrderedDict()
+        self._asked: dict[tuple[str, int], asyncio.Task[Answer]] = {}
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Addresses of `host`.
+
+        Raises:
+            OSError: there are none, or the DNS does not say.
+        """
+        answer = self._known(host, family) or await self._ask_once(host, family)
+        if not answer.addresses:
+            raise OSError(None, answer.error)
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=socket.AI_NUMERICHOST)
+            for address, kind in answer.addresses
+        ]
+
+    def _known(self, host: str, family: int) -> Answer | None:
+        until, answer = self._answers.get((host, family), (0.0, None))
+        if answer is None or until <= time.monotonic():
+            return None
+        self._answers.move_to_end((host, family))
+        return answer
+
+    async def _ask_once(self, host: str, family: int) -> Answer:
+        """Everyone who asks meanwhile gets the same answer, and nobody's impatience ends it for the others."""
+        key = (host, family)
+        task = self._asked.get(key)
+        if task is None:
+            task = self._asked[key] = asyncio.create_task(self._ask(host, family))
+            task.add_done_callback(lambda _: self._asked.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _ask(self, host: str, family: int) -> Answer:
+        answer = await self._answer(host, family)
+        self._answers[host, family] = (time.monotonic() + answer.ttl, answer)
+        self._answers.move_to_end((host, family))
+        if len(self._answers) > MOST_NAMES:
+            self._answers.popitem(last=False)
+        return answer
+
+    async def _answer(self, host: str, family: int) -> Answer:
+        try:
+            found = await self._dns.getaddrinfo(
+                host, family=socket.AddressFamily(family), type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+            )
+        except aiodns.error.DNSError as error:
+            code, message = (*error.args, "", "")[:2]
+            return Answer(error=str(message), ttl=NO_NAME_TTL if code in _NO_NAME else TROUBLE_TTL)
+        addresses = tuple((node.addr[0].decode(), socket.AddressFamily(node.family)) for node in found.nodes)
+        if not addresses:
+            return Answer(error="no address", ttl=NO_NAME_TTL)
+        ttl = min(node.ttl for node in found.nodes)
+        return Answer(addresses=addresses, ttl=min(max(ttl, LEAST_TTL), MOST_TTL))
+
+    async def close(self) -> None:
+        """Give up all questions."""
+        for task in self._asked.values():
+            task.cancel()
+        await self._dns.close()
 
 
 class GuardedResolver(AbstractResolver):

@@ -8,7 +8,12 @@ from urllib.parse import quote, unquote_to_bytes
 
 MAX_BYTES = 512_000
 """What is beyond is not read."""
+MOST_SAID = 200
+"""Characters of a rule that are shown."""
 _SAFE = "/?:@!$&'()*+,;=-._~%"
+
+
+NAME = "robots.txt"
 
 
 @dataclass(frozen=True)
@@ -16,17 +21,25 @@ class Rules:
     """The rules that hold for one agent: (pattern, allow)."""
 
     rules: tuple[tuple[str, bool], ...] = ()
+    is_there: bool = False
+    """Whether there is a file."""
 
     def allows(self, path: str) -> bool:
         """Whether the agent may fetch `path` (path and query, as sent)."""
+        return self.verdict(path)[0]
+
+    def verdict(self, path: str) -> tuple[bool, str]:
+        """(whether the agent may fetch `path`, what the file says of it)."""
         wanted = _normal(path or "/")
-        best, allowed = -1, True
+        best, allowed, rule = -1, True, ""
         for pattern, allow in self.rules:
             if len(pattern) < best or (len(pattern) == best and not allow):
                 continue
             if _matches(pattern, wanted):
-                best, allowed = len(pattern), allow
-        return allowed
+                best, allowed, rule = len(pattern), allow, pattern
+        if not allowed:
+            return False, f"{NAME}: Disallow: {rule[:MOST_SAID]}"
+        return True, f"{NAME}: allowed" if self.is_there else f"{NAME}: none"
 
 
 def parse(text: str, agent: str) -> Rules:
@@ -47,7 +60,7 @@ def parse(text: str, agent: str) -> Rules:
             in_rules = True
             for name in names if value else ():
                 groups[name].append((_normal(value), field == "allow"))
-    return Rules(tuple(groups.get(agent.lower(), groups.get("*", []))))
+    return Rules(tuple(groups.get(agent.lower(), groups.get("*", []))), is_there=True)
 
 
 def _token(value: str) -> str:
@@ -59,6 +72,11 @@ def _normal(path: str) -> str:
     """One spelling for each path: percent-encoding decoded and done again."""
     kept = re.sub("%(2[fF]|3[fF]|25|24|2[aA])", lambda found: f"%25{found[1].upper()}", path)
     return quote(unquote_to_bytes(kept), safe=_SAFE)
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether a pattern of robots.txt's kind, as it was written, covers a path, as it was sent."""
+    return _matches(_normal(pattern), _normal(path or "/"))
 
 
 def _matches(pattern: str, path: str) -> bool:

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.base import Ledger, Phase, Record, Result, Unit, Workspace
-from stages.fetch.chunks import Chunk, lanes_of
+from stages.fetch.chunks import Chunk, lanes_of, site
 from stages.fetch.facts import URL, output_table, with_reasons
-from stages.urls import canonical_url, host
+from stages.urls import canonical_url
 
 ROWS_PER_UNIT = 50_000
 CHUNKS_PER_ROW_GROUP = 20
@@ -101,7 +101,7 @@ def placeholders(rows: pa.Table, least: int) -> Shared:
     urls: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     captions: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for row in _repeated(rows.filter(pc.is_null(rows["reason"])), least).to_pylist():
-        place = (host(row["url"]), row["sha256"])
+        place = (site(row["url"]), row["sha256"])
         urls[place].add(canonical_url(row["url"]))
         captions[place].add(row["caption"] or "")
     return frozenset(place for place in urls if min(len(urls[place]), len(captions[place])) >= least)
@@ -122,7 +122,7 @@ def without_placeholders(table: pa.Table, shared: Shared) -> pa.Table:
     suspects = pc.and_(pc.is_in(table["sha256"], known), pc.is_null(table["reason"])).to_pylist()
     urls, hashes = table["url"].to_pylist(), table["sha256"].to_pylist()
     found = pa.array(
-        [suspect and (host(url), sha256) in shared for suspect, url, sha256 in zip(suspects, urls, hashes, strict=True)]
+        [suspect and (site(url), sha256) in shared for suspect, url, sha256 in zip(suspects, urls, hashes, strict=True)]
     )
     at = table.schema.get_field_index("image")
     image = pc.if_else(found, pa.scalar(None, table.schema.field(at).type), table["image"])

@@ -55,7 +55,7 @@ def outcome(server: WebServer, path: str, **changes: Any) -> tuple[str | None, i
 
 def test_a_body_comes_as_it_is(server: WebServer) -> None:
     (fetched,) = fetch([server.url("/a")])
-    assert fetched == Fetched(http_status=200, data=BODY, attempts=1)
+    assert fetched == Fetched(http_status=200, data=BODY, attempts=1, honoured="robots.txt: none")
     assert server.agents == {"rs-curation/0.1 (+https://example.org/about)"}
 
 
@@ -80,7 +80,7 @@ def test_a_host_that_only_throttles_is_given_up(server: WebServer, monkeypatch: 
     """10,000 URLs answered 429 neither take long nor hammer the host."""
     monkeypatch.setattr(hosts, "MOST_PAUSE", 0.2)
     monkeypatch.setattr(hosts, "FIRST_PAUSE", 0.1)
-    monkeypatch.setattr(hosts.Host.__init__, "__defaults__", (1.0,))
+    monkeypatch.setattr(hosts.Host.__init__, "__defaults__", (None, 1.0))
     server.robots = ""
     began = time.monotonic()
     done = fetch([server.url(f"/_/throttle/3600/{number}") for number in range(10_000)], timeout_s=10)

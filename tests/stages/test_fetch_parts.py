@@ -9,12 +9,14 @@ from itertools import pairwise
 import pyarrow as pa
 import pytest
 
-from stages.fetch import chunks, robots
+from stages.fetch import chunks, robots, tdmrep
 from stages.fetch.addresses import BlockedAddressError, Guard, is_public, networks
-from stages.fetch.client import _retry_after, _target, parse_url
+from stages.fetch.client import _retry_after
+from stages.fetch.encoding import TooLargeError, decoded
 from stages.fetch.facts import URL
-from stages.fetch.opt_out import DIRECTIVES, opted_out
+from stages.fetch.opt_out import DIRECTIVES, heeded
 from stages.fetch.outcome import FetchError, is_transient
+from stages.fetch.target import MOST_URL, parse_url, redirected
 
 
 @pytest.mark.parametrize(
@@ -93,6 +95,8 @@ def test_the_socket_is_the_last_check() -> None:
         "http://" + "a" * 64 + ".org/",
         "//example.org/a",
         "data:image/png;base64,AAAA",
+        "http://ex%61mple.org/",
+        "http://example.org/" + "a" * MOST_URL,
     ],
 )
 def test_junk_urls(url: str) -> None:
@@ -103,12 +107,37 @@ def test_junk_urls(url: str) -> None:
 def test_a_redirect_to_junk_is_a_reason() -> None:
     for location in ("http://[]@", "//[::1", "javascript:1"):
         with pytest.raises(FetchError, match=r"bad_url"):
-            _target(parse_url("http://a.org/b"), location)
+            redirected(parse_url("http://a.org/b"), location)
 
 
 def test_urls_lose_credentials_and_fragments() -> None:
     assert str(parse_url(" http://me:secret@example.org/a?b=1#c ")) == "http://example.org/a?b=1"
-    assert parse_url("http://bücher.example/ü").raw_host == "xn--bcher-kva.example"
+    assert str(parse_url("http://me@[2001:db8::1]:8080/#?a=1")) == "http://[2001:db8::1]:8080/"
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("http://bücher.example/ü", "http://xn--bcher-kva.example/%C3%BC"),
+        ("HTTP://BÜCHER.example:80/ü", "http://xn--bcher-kva.example/%C3%BC"),
+        ("http://a.org/a b?c d", "http://a.org/a%20b?c+d"),
+        ("http://a.org/%zz%2f%C3%A9", "http://a.org/%25zz%2F%C3%A9"),
+        ("http://a.org/a|b^c`d\\e", "http://a.org/a%7Cb%5Ec%60d%5Ce"),
+        ("http://a.org/../../etc/passwd", "http://a.org/etc/passwd"),
+        ("http://a.org/a\nb\tc\rd", "http://a.org/abcd"),
+        ("http://a.org/\ud800", "http://a.org/"),
+    ],
+)
+def test_odd_urls_are_sent_in_one_spelling(text: str, sent: str) -> None:
+    url = parse_url(text)
+    assert str(url) == sent
+    assert str(url).isascii()
+    assert str(url).isprintable()
+
+
+def test_both_spellings_of_an_international_name_share_a_bucket() -> None:
+    assert chunks.site("http://bücher.example/a") == chunks.site("http://XN--BCHER-KVA.example/b")
+    assert chunks.site("http://\ud800/") == "\ud800"
 
 
 ROBOTS = """
@@ -170,19 +199,23 @@ def test_robots_groups() -> None:
         (["googlebot: nofollow, rs-curation: noai"], True),
         (["unavailable_after: 25 Jun 2030 15:00:00 PST, noimageindex"], True),
         (["max-image-preview:none"], False),
+        (["unavailable_after: Wed, 03 Dec 2036 13:09:53 GMT, noai"], True),
+        (["otherbot: unavailable_after: Wed, 03 Dec 2036 13:09:53 GMT, noai"], False),
+        (["*: noml"], True),
+        (["index, follow", "googlebot: none", "nosnippet"], False),
     ],
 )
 def test_opt_outs(tags: list[str], out: bool) -> None:
-    assert opted_out(tags, None, "rs-curation", DIRECTIVES) is out
+    assert (heeded(tags, [], "rs-curation", DIRECTIVES) is not None) is out
 
 
 def test_directives_of_a_recipe_count_in_any_case() -> None:
-    assert opted_out(["noai"], None, "x", ["NoAI"])
+    assert heeded(["noai"], [], "x", ["NoAI"]) == "X-Robots-Tag: noai"
 
 
 def test_tdm_reservation_is_an_opt_out() -> None:
-    assert opted_out([], "1", "x", DIRECTIVES)
-    assert not opted_out([], "0", "x", DIRECTIVES)
+    assert heeded([], ["0", "1"], "x", DIRECTIVES) == "TDM-Reservation: 1"
+    assert heeded([], ["0"], "x", DIRECTIVES) is None
 
 
 @pytest.mark.parametrize(
@@ -202,6 +235,48 @@ def test_tdm_reservation_is_an_opt_out() -> None:
 )
 def test_what_is_transient(reason: str | None, status: int | None, transient: bool) -> None:
     assert is_transient(reason, status) is transient
+
+
+def test_tdmrep_files() -> None:
+    text = b'[{"location": "/open/*", "tdm-reservation": 0}, {"location": "/*.jpg$", "tdm-reservation": "1"}, 7]'
+    rules = tdmrep.parse(text)
+    assert rules.heeded("/open/a.jpg") is None
+    assert rules.heeded("/b.jpg") == "tdmrep.json: /*.jpg$"
+    assert rules.heeded("/b.jpg?x") is None
+    for nonsense in (b"", b"<html>", b"{}", b"[" * 100_000, b'[{"location": 1}]', b"\xff"):
+        assert tdmrep.parse(nonsense).heeded("/") is None
+
+
+@pytest.mark.parametrize(("name", "stream"), [("br", "brotli"), ("zstd", "zstd"), ("gzip", "gzip"), ("x-gzip", "gzip")])
+def test_encodings_are_undone_within_the_limit(name: str, stream: str) -> None:
+    body = compressed(b"plain " * 50, stream)
+    assert decoded(body, name.upper(), 300) == b"plain " * 50
+    with pytest.raises(TooLargeError) as raised:
+        decoded(body, name, 299)
+    assert raised.value.beginning == (b"plain " * 50)[:299]
+    assert decoded(b"\xff\xd8 no such thing", name, 300) == b"\xff\xd8 no such thing"
+    assert decoded(compressed(body, "gzip"), f"{name}, gzip", 300) == b"plain " * 50
+
+
+def test_encodings_piled_up_or_unknown_are_left_alone() -> None:
+    body = compressed(compressed(compressed(b"plain", "gzip"), "gzip"), "gzip")
+    assert decoded(body, "gzip,gzip,gzip", 1000) == body
+    assert decoded(b"plain", "identity", 1000) == b"plain"
+    assert decoded(b"plain", "compress", 1000) == b"plain"
+
+
+def compressed(data: bytes, stream: str) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, stream) as out:
+        out.write(data)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def test_what_robots_txt_says_is_told() -> None:
+    rules = robots.parse(ROBOTS, "rs-curation")
+    assert rules.verdict("/private/a.jpg") == (False, "robots.txt: Disallow: /private")
+    assert rules.verdict("/open") == (True, "robots.txt: allowed")
+    assert robots.Rules().verdict("/open") == (True, "robots.txt: none")
 
 
 def test_retry_after() -> None:
