@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import ssl
 import threading
 import time
 from collections import Counter
@@ -27,12 +28,15 @@ class WebServer:
     hits: Counter[str] = field(default_factory=Counter)
     agents: set[str] = field(default_factory=set)
     most_active: int = 0
+    most_active_by_host: Counter[str] = field(default_factory=Counter)
     port: int = 0
+    tls: ssl.SSLContext | None = None
     _active: int = 0
+    _active_by_host: Counter[str] = field(default_factory=Counter)
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         """The address of a path."""
-        return f"http://{host}:{self.port}{path}"
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}{path}"
 
     def images_asked(self) -> int:
         """Requests for anything but robots.txt."""
@@ -42,14 +46,18 @@ class WebServer:
         """Answer one request."""
         self.hits[request.path] += 1
         self.agents.add(request.headers.get("User-Agent", ""))
+        host = request.host.partition(":")[0]
         self._active += 1
+        self._active_by_host[host] += 1
         self.most_active = max(self.most_active, self._active)
+        self.most_active_by_host[host] = max(self.most_active_by_host[host], self._active_by_host[host])
         try:
             if self.delay:
                 await asyncio.sleep(self.delay)
             return await self._answer(request)
         finally:
             self._active -= 1
+            self._active_by_host[host] -= 1
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.path
@@ -84,6 +92,16 @@ class WebServer:
                 return await self._stream(request, b"x" * 65536, 0.0)
             case ["slow", *_]:
                 return await self._stream(request, b"x", 0.05)
+            case ["pieces", count, pause, *_]:
+                return await self._stream(request, b"x", float(pause), int(count))
+            case ["stall", size, *_]:
+                return await self._stream(request, b"x" * int(size), 30)
+            case ["headers", *_]:
+                return await self._raw(request, b"HTTP/1.1 200 OK\r\n", b"X-Filler: nothing\r\n" * 50, 0.0)
+            case ["long-header", size, *_]:
+                return web.Response(headers={"X-Filler": "x" * int(size)})
+            case ["slow-headers", *_]:
+                return await self._raw(request, b"HTTP/1.1 200 OK\r\n", b"X", 0.05)
             case ["silent", *_]:
                 await asyncio.sleep(30)
             case ["gzip", *rest]:
@@ -94,15 +112,29 @@ class WebServer:
                 return await self._cut(request)
         return web.Response(status=404)
 
-    async def _stream(self, request: web.Request, piece: bytes, pause: float) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, piece: bytes, pause: float, most: int = 1_000_000
+    ) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
         until = time.monotonic() + 30
         with contextlib.suppress(ConnectionError):
-            while time.monotonic() < until:
+            while time.monotonic() < until and most:
                 await response.write(piece)
                 await asyncio.sleep(pause)
+                most -= 1
         return response
+
+    async def _raw(self, request: web.Request, first: bytes, piece: bytes, pause: float) -> web.StreamResponse:
+        """Headers without end."""
+        transport = request.transport
+        until = time.monotonic() + 30
+        if transport is not None:
+            transport.write(first)
+            while time.monotonic() < until and not transport.is_closing():
+                transport.write(piece)
+                await asyncio.sleep(pause)
+        return web.Response(status=500)
 
     async def _cut(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": "1000"})
@@ -125,7 +157,7 @@ def serving(server: WebServer | None = None, host: str = "127.0.0.1") -> Iterato
         app.router.add_route("*", "/{path:.*}", server.handle)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, host, 0)
+        site = web.TCPSite(runner, host, 0, ssl_context=server.tls)
         await site.start()
         server.port = runner.addresses[0][1]
         return runner

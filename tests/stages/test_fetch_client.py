@@ -8,13 +8,15 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from stages.fetch import client, hosts
+from stages.fetch import client, hosts, tdmrep
 from stages.fetch.addresses import networks
 from stages.fetch.client import Fetcher
 from stages.fetch.options import FetchOptions
 from stages.fetch.outcome import Fetched
+from tests.nameserver import NameServer, naming
 from tests.webserver import WebServer, serving
 
 BODY = b"some bytes" * 300
@@ -173,10 +175,104 @@ def test_plain_http_on_a_tls_url_is_a_tls_error(server: WebServer) -> None:
     assert fetch([server.url("/a").replace("http:", "https:")])[0].reason == "tls"
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd"])
+def test_bombs_of_every_encoding_are_too_large(server: WebServer, encoding: str) -> None:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, {"br": "brotli"}.get(encoding, encoding)) as out:
+        for _ in range(100):
+            out.write(bytes(1 << 20))
+    server.pages["/bomb"] = sink.getvalue().to_pybytes()
+    server.headers["/bomb"] = [("Content-Encoding", encoding)]
+    assert outcome(server, "/bomb", max_bytes=1_000_000, timeout_s=20) == ("too_large", 200, 1)
+
+
+def test_headers_without_end_are_cut(server: WebServer) -> None:
+    began = time.monotonic()
+    assert outcome(server, "/_/headers", timeout_s=20, retries=0)[0] == "http_error"
+    assert outcome(server, "/_/long-header/20000", timeout_s=20, retries=0)[0] == "http_error"
+    assert time.monotonic() - began < 10
+    assert outcome(server, "/_/long-header/9000")[0] is None
+    assert outcome(server, "/_/slow-headers", retries=0) == ("timeout", None, 1)
+
+
+def test_the_first_byte_has_a_limit_of_its_own(server: WebServer) -> None:
+    began = time.monotonic()
+    assert outcome(server, "/_/silent", timeout_s=25, first_byte_s=0.2, retries=0) == ("timeout", None, 1)
+    assert time.monotonic() - began < 10
+    assert outcome(server, "/_/pieces/20/0.05", timeout_s=25, first_byte_s=0.5) == (None, 200, 1)
+
+
+def test_large_bodies_that_stall_cost_the_others_nothing(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LARGE_BODIES", 1)
+    paths = ["/_/stall/1500000", *(f"/big?{number}" for number in range(4))]
+    done = fetch([server.url(path) for path in paths], timeout_s=1.5, retries=0)
+    assert [each.reason for each in done] == ["timeout", None, None, None, None]
+
+
+def test_tarpits_break_the_circuit(server: WebServer) -> None:
+    done = fetch([server.url(f"/_/slow/{number}") for number in range(100)], retries=0)
+    assert {(each.reason, each.http_status) for each in done} == {("timeout", 200), ("host_down", None)}
+    assert server.images_asked() <= 2 * options().per_host
+
+
+def test_a_rate_is_kept(server: WebServer) -> None:
+    server.robots = ""
+    began = time.monotonic()
+    done = fetch([server.url(f"/a?{number}") for number in range(12)], per_host_rate=20.0, timeout_s=10)
+    assert {each.reason for each in done} == {None}
+    assert time.monotonic() - began >= 12 / 20  # 13 requests, with robots.txt
+
+
+def test_hosts_that_only_redirects_lead_to_get_a_share(server: WebServer) -> None:
+    """They are another lane's, and only that one may use the whole limit."""
+    server.delay = 0.02
+    urls = [server.url(f"/_/to?url={server.url(f'/a?{number}')}", "localhost") for number in range(40)]
+    assert {each.reason for each in fetch(urls, per_host=8, timeout_s=20)} == {None}
+    assert server.most_active_by_host == {"localhost": 8, "127.0.0.1": 2}
+    both = [*urls, *(server.url(f"/a?{number}") for number in range(40))]
+    assert {each.reason for each in fetch(both, per_host=8, timeout_s=20)} == {None}
+    assert server.most_active_by_host["127.0.0.1"] == 8
+
+
+def test_a_host_that_waits_holds_no_place(server: WebServer) -> None:
+    """URLs of a throttled host leave all requests at once to the others."""
+
+    async def run() -> int:
+        fetcher = Fetcher(options(concurrency=2, per_host=2, timeout_s=20))
+        waiting = [
+            asyncio.create_task(fetcher.fetch(server.url(f"/_/throttle/30/{number}", "localhost")))
+            for number in range(200)
+        ]
+        await asyncio.sleep(0.3)
+        good = [fetcher.fetch(server.url(f"/a?{number}")) for number in range(50)]
+        done = await asyncio.wait_for(asyncio.gather(*good), 20)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await fetcher.close()
+        return sum(each.reason is None for each in done)
+
+    assert asyncio.run(run()) == 50
+    assert sum(server.hits[f"/_/throttle/30/{number}"] for number in range(200)) <= 2
+
+
+def test_names_are_resolved_by_the_servers_given(server: WebServer) -> None:
+    with naming(NameServer(names={"images.example": (60, ["127.0.0.1"])})) as names:
+        urls = [server.url(f"/a?{number}", "images.example") for number in range(20)]
+        done = fetch([*urls, "http://none.example/a"], nameservers=(names.address,), timeout_s=10)
+    assert [each.reason for each in done] == [None] * 20 + ["dns"]
+    assert names.asked["images.example"] == 1
+
+
 def test_robots_txt_is_asked_once_and_honoured(server: WebServer) -> None:
     server.robots = "User-agent: rs-curation\nDisallow: /a\n"
     done = fetch([server.url("/a"), server.url("/big"), server.url("/a?x")])
     assert [each.reason for each in done] == ["robots", None, "robots"]
+    assert [each.honoured for each in done] == [
+        "robots.txt: Disallow: /a",
+        "robots.txt: allowed",
+        "robots.txt: Disallow: /a",
+    ]
     assert server.hits == {"/robots.txt": 1, "/big": 1}
     assert outcome(server, "/a", respect_robots=False)[0] is None
 
@@ -197,6 +293,23 @@ def test_opt_out_headers(server: WebServer) -> None:
     assert outcome(server, "/a")[0] == "opt_out"
     assert outcome(server, "/big")[0] == "opt_out"
     assert outcome(server, "/a", respect_opt_outs=False)[0] is None
+    done = fetch([server.url("/a"), server.url("/big")])
+    assert [each.honoured for each in done] == ["X-Robots-Tag: noai", "TDM-Reservation: 1"]
+    assert fetch([server.url("/a")], respect_robots=False, respect_opt_outs=False)[0].honoured is None
+
+
+def test_tdmrep_is_asked_once_where_wished(server: WebServer) -> None:
+    server.pages[tdmrep.PATH] = b'[{"location": "/*", "tdm-reservation": 1, "tdm-policy": "http://a.org/"}]'
+    server.headers = {"/big": [("TDM-Reservation", "0")]}
+    assert outcome(server, "/a")[0] is None
+    assert server.hits[tdmrep.PATH] == 0
+    done = fetch([server.url("/a"), server.url("/a?1"), server.url("/big")], respect_tdmrep=True)
+    assert [(each.reason, each.honoured) for each in done] == [
+        ("opt_out", "tdmrep.json: /*"),
+        ("opt_out", "tdmrep.json: /*"),
+        (None, "robots.txt: none"),
+    ]
+    assert server.hits[tdmrep.PATH] == 1
 
 
 def test_a_host_gets_no_more_requests_at_once_than_allowed(server: WebServer) -> None:
