@@ -127,7 +127,6 @@ class FetchPhase(Phase):
 
     name = "fetch"
     cpus = 0.5
-    risky = True
 
     def __init__(self, config: DownloadConfig) -> None:
         self.config = config
@@ -145,9 +144,8 @@ class FetchPhase(Phase):
         from stages.fetch.lane import Lane
 
         config = self.config
-        resizer = resize.Resize(config.resize) if config.resize is not None else None
         limits = Limits(max_pixels=config.max_pixels)
-        return Lane(config.fetch_options(), limits, blocklist.load(config.blocklist), resizer)
+        return Lane(config.fetch_options(), limits, blocklist.load(config.blocklist), config.resize)
 
     def close(self, state: Lane) -> None:
         """Close the lane's connections."""

@@ -18,7 +18,8 @@ import hashlib
 import io
 import logging
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ REASONS = frozenset(
         "placeholder",
     ]
 )
-"""Why bytes are no image (`decoder_crash` is said by `stages.sandbox`)."""
+"""Why bytes are no image (`decoder_crash`: see `stages.sandbox`)."""
 MAX_PIXELS = 100_000_000
 HASH_SIDE = 128
 """A JPEG is decoded at the smallest of its scales (1, 1/2, 1/4, 1/8) at which both sides are this long."""
@@ -106,6 +107,8 @@ _OTHERS = (
 _SVG_WITHIN = 1024
 
 
+Least = Callable[[tuple[int, int]], tuple[int, int]]
+"""(width, height) of an image to the least size in which it is wanted."""
 Octets = bytes
 """For classes in which `bytes` is a number."""
 
@@ -139,39 +142,66 @@ def inspect(data: bytes, limits: Limits | None = None) -> Verdict:
     The verdict is an image (`reason` None) exactly when Pillow, kept to the whitelist, loads the first
     frame and the frame is within the limits.
     """
+    verdict, image = decode(data, limits or Limits(), "L", _for_hash)
+    return verdict if image is None else hashed(verdict, image)
+
+
+def hashed(verdict: Verdict, image: Image) -> Verdict:
+    """The verdict with the hash of an image in grey or RGB, and what it is made of."""
+    grey = thumbnail(image)
+    return replace(verdict, phash=phash(grey), thumbnail=grey.tobytes())
+
+
+def decode(data: bytes, limits: Limits, mode: str | None, least: Least) -> tuple[Verdict, Image | None]:
+    """(the verdict, without a hash; the image, upright, in grey or RGB, None when there is none).
+
+    Args:
+        data: the body.
+        limits: what a decode may cost.
+        mode: `L` when grey is enough, else None.
+        least: the size of the upright image to the least size it is wanted in. A JPEG is decoded at the smallest of its
+            scales that reaches it: its decoder reads and checks every byte at any scale, but computes fewer pixels.
+    """
     facts: dict[str, Any] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     if not data:
-        return Verdict(reason="empty_body", **facts)
+        return Verdict(reason="empty_body", **facts), None
     try:
         image = _open(data)
     except Exception as error:  # decoders of hostile bytes raise anything; each ends as a reason
-        return Verdict(reason=_unopened(data, error), **facts)
+        return Verdict(reason=_unopened(data, error), **facts), None
     facts["format"] = _format(image)
     if max(image.size) <= MAX_SIDE:
         facts["width"], facts["height"] = image.size
-    if image.width * image.height > (limits or Limits()).max_pixels:
-        return Verdict(reason="too_many_pixels", **facts)
+    if image.width * image.height > limits.max_pixels:
+        return Verdict(reason="too_many_pixels", **facts), None
     try:
-        upright, (facts["width"], facts["height"]) = _decoded(image)
-        grey = thumbnail(upright)
-        return Verdict(reason=None, phash=phash(grey), thumbnail=grey.tobytes(), **facts)
+        upright, (facts["width"], facts["height"]) = _decoded(image, mode, least)
+        return Verdict(reason=None, **facts), upright
     except Exception as error:  # as above
-        return Verdict(reason=_undecoded(error), **facts)
+        return Verdict(reason=_undecoded(error), **facts), None
 
 
-def _decoded(image: Image) -> tuple[Image, tuple[int, int]]:
-    """(the image upright, in grey or RGB; its true size); a JPEG is decoded no larger than the hash needs.
+def _for_hash(size: tuple[int, int]) -> tuple[int, int]:
+    """Of a JPEG, the hash needs the brightness alone, and changes by 0.05 of its 64 bits on average (docs/dedup.md)."""
+    return HASH_SIDE, HASH_SIDE
 
-    Its decoder reads and checks every byte at any scale, but at a smaller one it computes fewer pixels, and those
-    of the brightness alone. The hash changes by 0.05 of its 64 bits on average (docs/dedup.md).
-    """
+
+def _decoded(image: Image, mode: str | None, least: Least) -> tuple[Image, tuple[int, int]]:
+    """(the image upright, in grey or RGB; its true size)."""
+    is_scaled = False
     stored = image.size
-    is_scaled = image.draft("L", (HASH_SIDE, HASH_SIDE)) is not None
+    if image.format in ("JPEG", "MPO"):
+        wanted = _turned(image, least(_turned(image, stored)))
+        is_scaled = image.draft(mode, wanted) is not None
     image.load()
-    width, height = stored if is_scaled else image.size
-    size = (height, width) if _lies_on_its_side(image) else (width, height)
+    size = _turned(image, stored if is_scaled else image.size)
     is_grey = image.mode == "L" and not image.has_transparency_data
     return _upright(image) if is_grey else to_rgb(image), size
+
+
+def _turned(image: Image, size: tuple[int, int]) -> tuple[int, int]:
+    """A size as stored to the upright one, and back."""
+    return (size[1], size[0]) if _orientation(image) >= 5 else size
 
 
 def open_rgb(data: bytes) -> Image:
@@ -243,7 +273,9 @@ def _unopened(data: bytes, error: Exception) -> str:
 
 
 def _undecoded(error: Exception) -> str:
-    """`truncated` when the decoder ran out of bytes, else `corrupt`."""
+    """`truncated` when the decoder ran out of bytes, `decoder_crash` when it hit its cap on memory, else `corrupt`."""
+    if isinstance(error, MemoryError):
+        return "decoder_crash"
     said = str(error).lower()
     short = isinstance(error, EOFError) or "truncated" in said or "unexpected end" in said
     return "truncated" if short else "corrupt"
@@ -253,10 +285,6 @@ def _upright(image: Image) -> Image:
     """Apply the EXIF orientation; EXIF that cannot be read is no orientation."""
     turn = _turns().get(_orientation(image))
     return image if turn is None else image.transpose(turn)
-
-
-def _lies_on_its_side(image: Image) -> bool:
-    return 5 <= _orientation(image) <= 8
 
 
 def _orientation(image: Image) -> int:

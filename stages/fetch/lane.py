@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,14 +17,9 @@ from stages.fetch.client import Fetcher
 from stages.fetch.facts import Facts, judged
 from stages.fetch.options import FetchOptions
 from stages.fetch.outcome import Fetched
-from stages.fetch.resize import Resize
-from stages.images import EXTENSIONS, Limits, Verdict, inspect
+from stages.images import EXTENSIONS, Limits
 from stages.sandbox import Sandbox
 from stages.tar import TarWriter
-
-DECODE_SECONDS = 60.0
-"""A decode that takes longer counts as a crash."""
-DECODERS = 2
 
 
 class Lane:
@@ -34,27 +28,24 @@ class Lane:
     `bucket` and `known` are set by whoever knows what earlier runs left.
     """
 
-    def __init__(self, options: FetchOptions, limits: Limits, blocklist: Blocklist, resize: Resize | None) -> None:
+    def __init__(
+        self, options: FetchOptions, limits: Limits, blocklist: Blocklist, resize: Mapping[str, Any] | None
+    ) -> None:
         self._options = options
-        self._limits = limits
         self._blocklist = blocklist
-        self._resize = resize
+        self._resizes = resize is not None
         self._runner = asyncio.Runner()
         self._fetcher: Fetcher | None = None
-        self._decoders = self._new_decoders()
+        self._sandbox = Sandbox(limits, resize)
         self.bucket: int | None = None
         self.known = Known(adopted=Adopted(), imported={})
 
-    def _new_decoders(self) -> ThreadPoolExecutor:
-        # img2dataset's resizer redirects the process's stdout while it works: one at a time
-        return ThreadPoolExecutor(1 if self._resize else DECODERS, thread_name_prefix="decode")
-
     def close(self) -> None:
-        """Close connections, threads and the loop."""
+        """Close connections and the loop, and leave the decoder."""
         if self._fetcher is not None:
             self._runner.run(self._fetcher.close())
+        self._sandbox.close()
         self._runner.close()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
 
     def facts(self, urls: Mapping[str, str], ws: Workspace) -> dict[str, Facts]:
         """Facts of the URLs of one chunk; images go into one tar.
@@ -64,14 +55,7 @@ class Lane:
             ws: where the tar is written.
         """
         with contextlib.ExitStack() as stack:
-            sandbox = Sandbox(self._limits) if ws.careful else None
-            if sandbox is not None:
-                stack.callback(sandbox.close)
-            chunk = _Chunk(ws, stack, sandbox.inspect if sandbox else self._inspect)
-            return self._runner.run(self._collect(urls, chunk))
-
-    def _inspect(self, data: bytes) -> Verdict:
-        return inspect(data, self._limits)
+            return self._runner.run(self._collect(urls, _Chunk(ws, stack)))
 
     async def _collect(self, urls: Mapping[str, str], chunk: _Chunk) -> dict[str, Facts]:
         found: dict[str, Facts] = {}
@@ -123,6 +107,7 @@ class Lane:
     async def _fetch(self, url: str, name: str, chunk: _Chunk) -> Facts:
         if self._fetcher is None:
             self._fetcher = Fetcher(self._options)
+        await self._sandbox.room()
         fetched = await self._fetcher.fetch(url)
         facts = await self._store_fetched(fetched, name, chunk)
         facts = replace(
@@ -140,35 +125,21 @@ class Lane:
         return await self._store(name, fetched.data, chunk)
 
     async def _store(self, name: str, data: bytes, chunk: _Chunk, place: Mapping[str, Any] | None = None) -> Facts:
-        """Decode a body; an image is resized if asked, and lands in the tar unless it has a `place`."""
-        verdict = await self._decode(chunk.inspect, data)
-        if verdict.reason is None and self._resize is not None:
-            data, place = await self._in_thread(self._resize, data), None
-            verdict = await self._decode(chunk.inspect, data) if data else replace(verdict, reason="corrupt")
+        """Judge a body; an image is resized if asked, and lands in the tar unless it has a `place`."""
+        verdict, resized = await self._sandbox.inspect(data)
+        if self._resizes:
+            data, place = resized, None
         facts = judged(verdict)
         if not self._screened(facts).has_bytes:
             return facts
         return replace(facts, image=place or chunk.add(f"{name}.{EXTENSIONS[facts.format or '']}", data))
 
-    async def _decode(self, work: Callable[[bytes], Verdict], data: bytes) -> Verdict:
-        try:
-            return await asyncio.wait_for(self._in_thread(work, data), DECODE_SECONDS)
-        except TimeoutError:
-            # the thread cannot be ended: leave it behind, with its pool
-            self._decoders.shutdown(wait=False)
-            self._decoders = self._new_decoders()
-            return replace(inspect(b""), reason="decoder_crash", bytes=len(data))
-
-    async def _in_thread(self, work: Callable[[bytes], Any], data: bytes) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work, data)
-
 
 class _Chunk:
     """The tar of one chunk, opened with its first image."""
 
-    def __init__(self, ws: Workspace, stack: contextlib.ExitStack, inspect: Callable[[bytes], Verdict]) -> None:
+    def __init__(self, ws: Workspace, stack: contextlib.ExitStack) -> None:
         self.ws = ws
-        self.inspect = inspect
         self._stack = stack
         self._file: NewFile | None = None
         self._tar: TarWriter | None = None

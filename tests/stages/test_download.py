@@ -233,12 +233,6 @@ def test_blocklists_cover_urls_domains_bytes_and_hashes(tmp_path: Path, server: 
     assert stage(blocklist=(str(listed),)).named_files() == [str(listed)]
 
 
-def test_careful_mode_decodes_in_a_child(tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curation.worker.DEATHS", 0)
-    _, done = download(tmp_path, [(server.url("/1.jpg"), "good"), (server.url("/page.jpg"), "html")])
-    assert reasons(done) == {"good": None, "html": "not_an_image"}
-
-
 def test_resizing_as_img2dataset_does(tmp_path: Path, server: WebServer) -> None:
     options = {"image_size": 32, "resize_mode": "keep_ratio", "encode_format": "webp"}
     _, done = download(tmp_path, [(server.url("/1.jpg"), "good")], resize=options)

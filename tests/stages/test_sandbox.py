@@ -1,34 +1,130 @@
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import pytest
+
+from stages.errors import UnitError
 from stages.images import Limits, inspect
 from stages.sandbox import Sandbox
 from tests.stages.test_images import encoded, picture
 
+T = TypeVar("T")
+SLOW = encoded(picture(6000, 6000), "PNG")
+"""Takes a second or so."""
+
+
+def run(sandbox: Sandbox, work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end, then close."""
+
+    async def whole() -> T:
+        try:
+            return await work
+        finally:
+            sandbox.close()
+
+    return asyncio.run(whole())
+
+
+async def all_of(sandbox: Sandbox, bodies: list[bytes]) -> list[str | None]:
+    return [verdict.reason for verdict, _ in await asyncio.gather(*map(sandbox.inspect, bodies))]
+
 
 def test_verdicts_are_those_of_inspect() -> None:
-    sandbox = Sandbox(Limits())
-    try:
-        for data in (encoded(picture(), "JPEG"), b"<html>", b""):
-            assert sandbox.inspect(data) == inspect(data)
-    finally:
-        sandbox.close()
+    sandbox = Sandbox(Limits(max_pixels=60 * 40))
+    bodies = [encoded(picture(), "JPEG"), b"<html>", b"", encoded(picture(61), "PNG"), encoded(picture(), "GIF") * 90]
+
+    async def work() -> list[Any]:
+        return await asyncio.gather(*map(sandbox.inspect, bodies))
+
+    assert run(sandbox, work()) == [(inspect(body, Limits(max_pixels=60 * 40)), b"") for body in bodies]
 
 
-def test_a_dead_child_costs_one_body() -> None:
+def test_a_decoder_that_crashes_costs_one_body() -> None:
+    """Bodies before and after it, on their way at once, have their verdicts."""
     sandbox = Sandbox(Limits(), seconds=60)
-    data = encoded(picture(), "PNG")
-    try:
-        assert sandbox.inspect(data).reason is None
+    good = encoded(picture(), "PNG")
+
+    async def work() -> list[str | None]:
+        first = await all_of(sandbox, [good])
+        rest = asyncio.create_task(all_of(sandbox, [SLOW, good, good]))
+        await asyncio.sleep(0.2)
         assert sandbox._child is not None
-        sandbox._child.kill()
-        verdict = sandbox.inspect(data)
-        assert (verdict.reason, verdict.sha256) == ("decoder_crash", inspect(data).sha256)
-        assert sandbox.inspect(data).reason is None
-    finally:
-        sandbox.close()
+        os.kill(sandbox._child.process.pid, signal.SIGSEGV)
+        return first + await rest
+
+    assert run(sandbox, work()) == [None, "decoder_crash", None, None]
 
 
-def test_a_decode_that_hangs_is_cut() -> None:
-    sandbox = Sandbox(Limits(), seconds=0.01)
-    assert sandbox.inspect(encoded(picture(2000, 2000), "PNG")).reason == "decoder_crash"
-    sandbox.close()
+def test_a_child_that_dies_idle_costs_nothing() -> None:
+    sandbox = Sandbox(Limits())
+    good = encoded(picture(), "PNG")
+
+    async def work() -> list[str | None]:
+        first = await all_of(sandbox, [good])
+        assert sandbox._child is not None
+        sandbox._child.process.kill()
+        await asyncio.sleep(0.2)
+        return first + await all_of(sandbox, [good])
+
+    assert run(sandbox, work()) == [None, None]
+
+
+def test_a_decode_that_takes_too_long_is_cut_by_an_alarm() -> None:
+    sandbox = Sandbox(Limits(), seconds=0.05)
+    good = encoded(picture(), "PNG")
+    assert run(sandbox, all_of(sandbox, [good, SLOW, good])) == [None, "decoder_crash", None]
+
+
+def test_a_decode_that_wants_too_much_memory_fails_alone() -> None:
+    sandbox = Sandbox(Limits(), memory=400 << 20)
+    good = encoded(picture(), "PNG")
+    assert run(sandbox, all_of(sandbox, [good, encoded(picture(9000, 9000), "PNG"), good])) == [
+        None,
+        "decoder_crash",
+        None,
+    ]
+
+
+def test_a_child_serves_the_next_sandbox() -> None:
+    good = encoded(picture(), "PNG")
+    found = []
+    for _ in range(2):
+        sandbox = Sandbox(Limits(max_pixels=1234567))
+
+        async def work(sandbox: Sandbox = sandbox) -> int:
+            await sandbox.inspect(good)
+            assert sandbox._child is not None
+            return sandbox._child.process.pid
+
+        found.append(run(sandbox, work()))
+    assert found[0] == found[1]
+
+
+def test_bodies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.sandbox.BACKLOG", 100)
+    sandbox = Sandbox(Limits())
+
+    async def work() -> bool:
+        await sandbox.room()
+        waiting = asyncio.create_task(sandbox.inspect(encoded(picture(), "PNG")))
+        await asyncio.sleep(0)
+        room = asyncio.create_task(sandbox.room())
+        await asyncio.sleep(0)
+        blocked = not room.done()
+        await waiting
+        await asyncio.wait_for(room, 5)
+        return blocked
+
+    assert run(sandbox, work())
+
+
+def test_a_decoder_that_cannot_start_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    sandbox = Sandbox(Limits(max_pixels=7654321))
+    with pytest.raises(UnitError, match="does not start"):
+        run(sandbox, sandbox.inspect(b"x"))
