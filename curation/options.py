@@ -78,6 +78,8 @@ def _convert_union(value: Any, choices: tuple[Any, ...], where: str) -> Any:
             return None
         raise UserError(f"{where}: a value is wanted, found null")
     rest = [choice for choice in choices if choice is not type(None)]
+    if isinstance(value, Mapping):  # a mapping can only mean the config class: its mistakes are the ones to tell
+        rest = [choice for choice in rest if is_dataclass(choice)] or rest
     for choice in rest[:-1]:
         try:
             return convert(value, choice, where)

@@ -1,7 +1,7 @@
-"""Outliers: every image is scored once, and the best fraction by each score is kept (docs/outliers.md).
+"""Outliers: every image is scored once, and the best by each score are kept (docs/outliers.md).
 
-For each model, `plan` finds what has no stored score yet and `score` computes and stores it; `select` takes
-quantiles of the stored scores, `map` writes the rows. Another threshold reruns only the last two.
+For each model, `plan` finds what has no stored score yet and `score` computes and stores it; `select` decides
+by the stored scores (stages/selection.py), `map` writes the rows. Another threshold reruns only the last two.
 """
 
 from __future__ import annotations
@@ -16,33 +16,14 @@ import pyarrow.compute as pc
 
 from stages.base import Ledger, Phase, Record, Result, Stage, Unit, Workspace, group_files, semantic, status_column
 from stages.errors import UserError
-from stages.quantiles import Cut, best
 from stages.schema import COMMON, OUTLIERS, conform, extend
 from stages.scorers import DetectorConfig, DetectorScorer, Scorer, VlmConfig, VlmScorer
 from stages.scoring import PlanDetector, PlanVlm, ScoreDetector, ScoreVlm, kept_rows, score_ids, wanted
+from stages.selection import REASONS, UNSCORABLE, Keep, select
 
 ROWS_PER_UNIT = 200_000
-CUTS = {"vlm": "vlm_score", "detector": "detector_logit", "similarity": "caption_similarity"}
-"""Column that each quantile of `keep` is taken of; the logit orders as the probability does, without its ties."""
-REASONS = {"vlm": "low_vlm_score", "detector": "low_detector_score", "similarity": "low_similarity"}
-UNSCORABLE = "unscorable"
 SELECTED = extend(OUTLIERS, pa.schema([("reason", pa.string())]))
 """Side table from `select` to `map`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Keep:
-    """Fractions of the rows that are kept, the best by each score; null keeps all. The paper's values."""
-
-    vlm: float | None = semantic(0.90, help="fraction kept by VLM score, above 0 and up to 1")
-    detector: float | None = semantic(0.80, help="fraction kept by detector score")
-    similarity: float | None = semantic(None, help="fraction kept by similarity of image and caption")
-
-    def __post_init__(self) -> None:
-        for name in CUTS:
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise ValueError(f"{name}: a number above 0 and up to 1, or null, is wanted, found {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +32,7 @@ class OutliersConfig:
 
     vlm: VlmConfig | None = semantic(None, help="vision-language model; null leaves its score out")
     detector: DetectorConfig | None = semantic(None, help="remote-sensing classifier; null leaves its score out")
-    keep: Keep = semantic(Keep(), help="fractions kept")
+    keep: Keep = semantic(Keep(), help="what is kept by each score")
 
 
 class OutliersStage(Stage):
@@ -82,7 +63,7 @@ class OutliersStage(Stage):
         return [path for scorer in self.scorers() for path in scorer.files()]
 
     def check(self) -> None:
-        """The models, and that the quantiles have a score each."""
+        """The models, and that the rules have a score each."""
         if not self.scorers():
             raise UserError("stages.outliers: name a vlm, a detector or both")
         if self.config.keep.similarity is not None and self.config.vlm is None:
@@ -110,7 +91,7 @@ class OutliersStage(Stage):
 
 
 class Select(Phase):
-    """Joins scores to rows and takes the quantiles; one row group of results for each unit of `Map`."""
+    """Joins scores to rows and decides; one row group of results for each unit of `Map`."""
 
     name: ClassVar[str] = "select"
 
@@ -130,10 +111,9 @@ class Select(Phase):
         groups = [_narrow(ws, unit.spec["files"]) for unit in units]
         rows = pa.concat_tables(groups)
         scored = {name: column for s in self.scorers for name, column in _join(ws, s, rows).items()}
-        reasons, cuts = select(scored, rows["key"].combine_chunks(), self.keep)
-        decided = conform(
-            pa.table({**scored, "reason": reasons}), extend(OUTLIERS, pa.schema([("reason", pa.string())]))
-        )
+        keys, sources = rows["key"].combine_chunks(), rows["source"].combine_chunks()
+        reasons, cuts = select(scored, keys, sources, self.keep)
+        decided = conform(pa.table({**scored, "reason": reasons}), SELECTED)
         starts = np.cumsum([0] + [group.num_rows for group in groups])
         slices = (decided.slice(start, group.num_rows) for start, group in zip(starts, groups, strict=False))
         ws.write_table("selected", slices, kind="side")
@@ -149,34 +129,8 @@ class Select(Phase):
         }
 
 
-def select(scores: Mapping[str, pa.Array], keys: pa.Array, keep: Keep) -> tuple[pa.Array, dict[str, dict[str, Any]]]:
-    """The reason of each row (null when kept), and the cuts.
-
-    A row is kept when each score is in its kept fraction of all rows (arXiv 2306.11300 §III-A): every quantile is
-    over all rows that have the score, none over what another left. A row without a caption is not judged by its
-    similarity; one whose image has no score is `unscorable`.
-    """
-    reasons = np.full(len(keys), None, dtype=object)
-    cuts = {}
-    for name in reversed(CUTS):
-        fraction, column = getattr(keep, name), scores.get(CUTS[name])
-        if fraction is not None and column is not None:
-            values = column.fill_null(np.nan).to_numpy(zero_copy_only=False)
-            cut = best(values, keys, fraction)
-            reasons[~cut.kept & ~np.isnan(values)] = REASONS[name]
-            cuts[name] = _describe(cut, fraction)
-    for name in ("vlm_score", "detector_logit"):
-        if name in scores:
-            reasons[scores[name].is_null().to_numpy(zero_copy_only=False)] = UNSCORABLE
-    return pa.array(reasons, pa.string()), dict(sorted(cuts.items()))
-
-
-def _describe(cut: Cut, fraction: float) -> dict[str, Any]:
-    return {"keep": fraction, "threshold": cut.threshold, "scored": cut.scored, "kept": int(cut.kept.sum())}
-
-
 def _narrow(ws: Workspace, paths: Sequence[str]) -> pa.Table:
-    columns = ["key", "status", "sha256", "caption"]
+    columns = ["key", "source", "status", "sha256", "caption"]
     return pa.concat_tables([kept_rows(ws.read_table(path, columns=columns)) for path in paths])
 
 

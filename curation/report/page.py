@@ -102,7 +102,8 @@ def _score(title: str, score: Mapping[str, Any]) -> dict[str, Any]:
     note = f"{score['rows']:,} images"
     place = None
     if threshold is not None:
-        note += f", kept from {threshold:.4g} on" + (f" (best {score['keep']:.0%})" if score["keep"] else "")
+        share = f" (best {score['keep']:.0%})" if isinstance(score["keep"], float) else ""
+        note += f", kept from {threshold:.4g} on{share}"
         place = round(WIDTH * min(max((threshold - edges[0]) / span, 0.0), 1.0), 1)
     return {"title": title, "note": note, "bars": _bars(counts, tips, 0.06), "ticks": ticks, "threshold": place}
 

@@ -18,9 +18,10 @@ from curation.manifest import Manifest
 from demo.models import make_detector, make_open_clip
 from stages import scoring
 from stages.errors import UnitError, UserError
-from stages.outliers import Keep, OutliersConfig, OutliersStage, select
+from stages.outliers import OutliersConfig, OutliersStage
 from stages.schema import COMMON, DEDUP, DOWNLOAD, extend
 from stages.scorers import DetectorConfig, VlmConfig
+from stages.selection import Keep
 from tests.harness import give_input, read_output, run_stage
 
 SCHEMA = extend(COMMON, DOWNLOAD, DEDUP)
@@ -312,28 +313,6 @@ def test_mistakes_are_sentences(models: Path, settings: OutliersConfig, sentence
             settings = replace(settings, **{name: replace(part, model=part.model.format(models=models))})
     with pytest.raises(UserError, match=sentence):
         OutliersStage(settings).check()
-
-
-@pytest.mark.parametrize("value", [0, -0.1, 1.5])
-def test_fractions_out_of_range_are_refused(value: float) -> None:
-    with pytest.raises(ValueError, match="above 0 and up to 1"):
-        Keep(vlm=value)
-
-
-def test_ties_at_the_quantile_go_to_the_smaller_keys() -> None:
-    keys = pa.array(["d", "c", "b", "a", "e"])
-    scores = {"vlm_score": pa.array([0.5, 0.5, 0.5, 0.5, 0.9], pa.float32())}
-    reasons, cuts = select(scores, keys, Keep(vlm=0.6))
-    assert reasons.to_pylist() == ["low_vlm_score", "low_vlm_score", None, None, None]
-    assert cuts["vlm"] == {"keep": 0.6, "threshold": 0.5, "scored": 5, "kept": 3}
-
-
-def test_a_fraction_is_taken_at_its_decimal_value() -> None:
-    keys = pa.array([f"{n:03}" for n in range(30)])
-    scores = {"vlm_score": pa.array(np.arange(30, dtype=np.float32))}
-    assert 0.1 * 30 > 3 - 1e-9
-    reasons, _ = select(scores, keys, Keep(vlm=0.1))
-    assert reasons.null_count == 3
 
 
 def test_scores_are_parquet_of_ids_and_columns(models: Path, tmp_path: Path) -> None:
