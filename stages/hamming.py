@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from math import comb
 
 import numpy as np
@@ -25,6 +25,9 @@ CHUNK = 1 << 21
 """Candidate pairs compared at a time."""
 TABLE_BITS = 24
 """Widest band that is looked up in a table instead of by bisection."""
+MOST_BANDS = 128
+COMPARE = 0.15
+"""Work of comparing a pair where all are compared with all, in the units of `_cost`."""
 SAMPLE = 1 << 16
 
 Hashes = NDArray[np.uint64]
@@ -63,9 +66,27 @@ def pairs_in_band(hashes: Hashes, radius: int, number: int) -> Pairs:
     Two hashes within the radius agree in one of radius + 1 bands at least, so over all bands each pair
     comes once, and a band's pairs can be looked for among hashes that agree in it (`deal`).
     """
-    bands = [_Band(bits, 0) for bits in bands_of(radius)]
-    found = _search_band(hashes, tuple(range(BITS)), bands[number], radius, radius)
-    return _joined((i[new], j[new]) for i, j in found for new in [_not_found_by(bands[:number], hashes[i] ^ hashes[j])])
+    hashes = np.ascontiguousarray(hashes, dtype=np.uint64)
+    earlier = [_Band(bits, 0) for bits in bands_of(radius)[:number]]
+    found = _search_bands(hashes, tuple(range(BITS)), _within_band(hashes, radius, number), radius, radius)
+    return _joined((i[new], j[new]) for i, j in found for new in [_not_found_by(earlier, hashes[i] ^ hashes[j])])
+
+
+def _within_band(hashes: Hashes, radius: int, number: int) -> list[_Band]:
+    """The cheapest bands that meet every pair within the radius that agrees in a given band."""
+    agreed = bands_of(radius)[number]
+    rest = tuple(bit for bit in range(BITS) if bit not in agreed)
+    entropy = _entropy(hashes)
+    best = [_Band(agreed, 0)]
+    buckets = 2.0 ** float(entropy[list(agreed)].sum())
+    least = len(hashes) * 10 + buckets * _least_cost(rest, radius, entropy, max(1, int(len(hashes) / buckets)))
+    for bands in _cuts(rest, radius, entropy):
+        if not any(band.limit for band in bands):
+            bands = [_Band(agreed + band.bits, 0) for band in bands]
+            cost = sum(_cost(band, entropy, len(hashes)) for band in bands)
+            if cost < least:
+                best, least = bands, cost
+    return best
 
 
 def bands_of(radius: int) -> list[tuple[int, ...]]:
@@ -105,6 +126,11 @@ def _search(hashes: Hashes, bits: tuple[int, ...], near: int, radius: int) -> It
     if not bands:
         yield from _within_runs(hashes, np.zeros(1, np.int64), np.array([len(hashes)]), radius)
         return
+    yield from _search_bands(hashes, bits, bands, near, radius)
+
+
+def _search_bands(hashes: Hashes, bits: tuple[int, ...], bands: list[_Band], near: int, radius: int) -> Iterator[Pairs]:
+    """Pairs within `radius` that differ by at most `near` in `bits` and are met in a band, each once."""
     for number, band in enumerate(bands):
         for i, j in _search_band(hashes, bits, band, near, radius):
             first = _not_found_by(bands[:number], hashes[i] ^ hashes[j])
@@ -130,22 +156,34 @@ def _entropy(hashes: Hashes) -> NDArray[np.float64]:
 
 def _choose_bands(bits: tuple[int, ...], near: int, entropy: NDArray[np.float64], rows: int) -> list[_Band]:
     """The cheapest cut of `bits` into bands; empty when comparing all with all is cheaper still."""
-    if len(bits) <= near:
-        return []
-    spread = sorted(bits, key=lambda bit: (-entropy[bit], bit))
     best: list[_Band] = []
-    least = 0.3 * rows * rows / 2
-    for count in range(1, min(near + 1, len(bits)) + 1):
-        whole, rest = divmod(near, count)
-        bands = [
-            _Band(tuple(spread[n::count]), whole if n <= rest else whole - 1)
-            for n in range(count)
-            if n <= rest or whole > 0
-        ]
+    least = COMPARE * rows * rows
+    for bands in _cuts(bits, near, entropy):
         cost = sum(_cost(band, entropy, rows) for band in bands)
         if cost < least:
             best, least = bands, cost
     return best
+
+
+def _cuts(bits: tuple[int, ...], near: int, entropy: NDArray[np.float64]) -> Iterator[list[_Band]]:
+    """Lists of bands, in each of which a pair within `near` is met at least once.
+
+    Either m bands and up to near // m flips in them, or blocks of which so many are compared at once that
+    a pair must agree in all of some.
+    """
+    if len(bits) <= near:
+        return
+    spread = sorted(bits, key=lambda bit: (-entropy[bit], bit))
+    for count in range(1, min(near + 1, len(bits)) + 1):
+        whole, rest = divmod(near, count)
+        limits = [whole if n <= rest else whole - 1 for n in range(count)]
+        yield [_Band(tuple(spread[n::count]), limit) for n, limit in enumerate(limits) if limit >= 0]
+    for agree in range(2, len(bits) - near + 1):
+        count = near + agree
+        if comb(count, agree) > MOST_BANDS:
+            return
+        blocks = [spread[n::count] for n in range(count)]
+        yield [_Band(tuple(chain(*chosen)), 0) for chosen in combinations(blocks, agree)]
 
 
 def _cost(band: _Band, entropy: NDArray[np.float64], rows: int) -> float:
@@ -154,6 +192,12 @@ def _cost(band: _Band, entropy: NDArray[np.float64], rows: int) -> float:
     lookup = 1.0 if len(band.bits) <= TABLE_BITS else 30.0
     bucket = rows / 2.0 ** float(entropy[list(band.bits)].sum())
     return rows * (10 + (probes - 1) * lookup + probes * bucket)
+
+
+def _least_cost(bits: tuple[int, ...], near: int, entropy: NDArray[np.float64], rows: int) -> float:
+    """Estimated work of `_search`, in the units of `_cost`."""
+    bands = _choose_bands(bits, near, entropy, rows)
+    return sum(_cost(band, entropy, rows) for band in bands) if bands else COMPARE * rows * rows
 
 
 def _search_band(hashes: Hashes, bits: tuple[int, ...], band: _Band, near: int, radius: int) -> Iterator[Pairs]:
