@@ -195,7 +195,8 @@ def _amount(recipe: Recipe, store: Store, step: Step) -> str:
     ws = UnitWorkspace(run, "plan", Unit(id="plan"))
     rows = step.stage.preview(ws)
     adopt, do = rows if rows is not None else _units_amount(run, step.stage, ws)
-    return f"{adopt:,} rows to adopt, {do:,} to do"
+    estimate = step.stage.estimate(ws)
+    return f"{adopt:,} rows to adopt, {do:,} to do" + (f"; {estimate}" if estimate else "")
 
 
 def _units_amount(run: StageRun, stage: Stage, ws: UnitWorkspace) -> tuple[int, int]:

@@ -314,6 +314,10 @@ class Stage(ABC):
         """(rows to adopt, rows to do) for `--plan`, or None when it cannot be said cheaply."""
         return None
 
+    def estimate(self, ws: Workspace) -> str | None:
+        """What `--plan` says about the cost of this stage, where it is known to vary: a clause without a full stop."""
+        return None
+
 
 def group_files(files: Sequence[OutputFile], rows: int, name: str = "") -> list[Unit]:
     """Units of consecutive files with about `rows` rows each; `spec["files"]` holds their paths."""

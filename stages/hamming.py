@@ -100,6 +100,16 @@ def deal(hashes: Hashes, bits: tuple[int, ...], partitions: int) -> Indices:
     return ((mixed >> np.uint64(32)) % np.uint64(partitions)).astype(np.int64)
 
 
+def chance_pairs(rows: int, radius: int) -> float:
+    """Pairs within the radius that `rows` random hashes have on average."""
+    return rows * (rows - 1) / 2 * sum(comb(BITS, bits) for bits in range(radius + 1)) / 2.0**BITS
+
+
+def estimated_seconds(rows: int, radius: int) -> float:
+    """Time that `pairs_within` would take for random hashes on one core of 2020's servers; within a factor of two."""
+    return _least_cost(tuple(range(BITS)), radius, np.ones(BITS), rows) * 1e-8
+
+
 @dataclass(frozen=True)
 class _Band:
     bits: tuple[int, ...]

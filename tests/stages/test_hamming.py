@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stages import hamming
-from stages.hamming import bands_of, deal, extract_bits, pairs_in_band, pairs_within
+from stages.hamming import bands_of, chance_pairs, deal, estimated_seconds, extract_bits, pairs_in_band, pairs_within
 
 RADII = range(9)
 
@@ -99,6 +99,21 @@ def test_a_hundred_thousand_hashes_around_one_are_no_quadratic_bucket() -> None:
     for row in some:
         near = np.bitwise_count(hashes ^ hashes[row]) <= 2
         assert near.sum() - 1 == np.count_nonzero(i == row) + np.count_nonzero(j == row)
+
+
+def test_as_many_chance_pairs_as_foretold() -> None:
+    assert chance_pairs(5_000_000, 8) == pytest.approx(3477, rel=0.001)
+    hashes = np.random.default_rng(8).integers(0, 2**64, 300_000, dtype=np.uint64)
+    assert chance_pairs(300_000, 8) == pytest.approx(12.5, rel=0.01)
+    assert 2 < len(pairs_within(hashes, 8)[0]) < 35
+
+
+def test_estimates_grow_with_hashes_and_radius() -> None:
+    seconds = [[estimated_seconds(rows, radius) for radius in RADII] for rows in (10**4, 10**6, 10**8)]
+    assert all(sorted(row) == row for row in seconds)
+    assert all(sorted(column) == list(column) for column in zip(*seconds, strict=True))
+    assert 0.1 < seconds[1][2] < 3
+    assert seconds[2][8] > 3600
 
 
 def test_extract_bits_puts_them_side_by_side() -> None:
