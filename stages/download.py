@@ -6,20 +6,21 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages import blocklist
 from stages.base import Phase, Result, Stage, Unit, Workspace, operational, semantic
 from stages.fetch import folder, opt_out, resize
 from stages.fetch.addresses import networks
 from stages.fetch.adopt import Known, Terms, adopt, matching
-from stages.fetch.chunks import Chunk, ChunkPhase, PartitionPhase, kept_rows, lanes_of
+from stages.fetch.chunks import Chunk, ChunkPhase, PartitionPhase, canonical_urls, kept_rows, lanes_of, url_hash
 from stages.fetch.facts import URL, facts_table
 from stages.fetch.options import FetchOptions
 from stages.fetch.outcome import FAILURES, is_transient
+from stages.fetch.preview import settled_urls
 from stages.fetch.settle import SettlePhase
 from stages.images import MAX_PIXELS, REASONS, Limits
 from stages.schema import DOWNLOAD
-from stages.urls import canonical_url
 
 if TYPE_CHECKING:
     from stages.fetch.lane import Lane
@@ -154,18 +155,22 @@ class FetchPhase(Phase):
     def work(self, unit: Unit, ws: Workspace, state: Lane, prepared: pa.Table | None = None) -> Result:
         """Adopt, import or fetch the chunk's URLs; one tar of images, one table of facts."""
         chunk = Chunk(**unit.spec)
-        if state.bucket != chunk.bucket:
-            state.known = self._known(ws, chunk)
-            state.bucket = chunk.bucket
         table = ws.read_table(chunk.file, row_groups=[chunk.row_group])
+        hashes = [url_hash(url) for url in table.column(URL).to_pylist()]
+        span = min(hashes), max(hashes)
+        state.known = self._known(ws, chunk, span, state)
+        state.bucket = chunk.bucket
         ws.write_table("facts/urls", facts_table(state.facts(_wanted(table), ws)), kind="facts")
-        place = {"bucket": chunk.bucket, "buckets": chunk.buckets, "host": chunk.host}
+        place = {"bucket": chunk.bucket, "buckets": chunk.buckets, "host": chunk.host, "span": span}
         return Result(meta=place | {"terms": self.config.terms().to_json()})
 
-    def _known(self, ws: Workspace, chunk: Chunk) -> Known:
-        records = matching(ws.earlier_records(self.name), chunk.bucket, chunk.buckets, chunk.host)
+    def _known(self, ws: Workspace, chunk: Chunk, span: tuple[int, int], state: Lane) -> Known:
+        """What earlier runs know of the chunk, and an img2dataset folder of its bucket."""
         config = self.config
+        records = matching(ws.earlier_records(self.name), chunk, span)
         adopted = adopt(ws, records, config.terms(), blocklist.load(config.blocklist), retry_failed=config.retry_failed)
+        if state.bucket == chunk.bucket:
+            return Known(adopted=adopted, imported=state.known.imported)
         imported = folder.known_urls(ws, chunk.bucket) if config.from_img2dataset else {}
         return Known(adopted=adopted, imported=imported)
 
@@ -211,18 +216,12 @@ class DownloadStage(Stage):
     def preview(self, ws: Workspace) -> tuple[int, int] | None:
         """(rows whose URL earlier runs settled, rows to fetch)."""
         config = self.config
-        known = adopt(
-            ws,
-            ws.earlier_records(FetchPhase.name),
-            config.terms(),
-            blocklist.load(config.blocklist),
-            retry_failed=config.retry_failed,
-        )
-        settled = todo = 0
+        records = ws.earlier_records(FetchPhase.name)
+        blocked = blocklist.load(config.blocklist)
+        known = settled_urls(ws, records, config.terms(), blocked, retry_failed=config.retry_failed)
+        settled = rows = 0
         for file in ws.input_files():
-            for url in kept_rows(ws, file.path, ["url", "status"]).column("url").to_pylist():
-                if canonical_url(url or "") in known.facts:
-                    settled += 1
-                else:
-                    todo += 1
-        return settled, todo
+            urls = canonical_urls(kept_rows(ws, file.path, ["url", "status"]).column("url"))
+            settled += pc.sum(pc.is_in(urls, known)).as_py() or 0
+            rows += len(urls)
+        return settled, rows - settled

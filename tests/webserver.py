@@ -30,6 +30,7 @@ class WebServer:
     most_active: int = 0
     most_active_by_host: Counter[str] = field(default_factory=Counter)
     port: int = 0
+    """0: any that is free."""
     tls: ssl.SSLContext | None = None
     _active: int = 0
     _active_by_host: Counter[str] = field(default_factory=Counter)
@@ -157,7 +158,7 @@ def serving(server: WebServer | None = None, host: str = "127.0.0.1") -> Iterato
         app.router.add_route("*", "/{path:.*}", server.handle)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, host, 0, ssl_context=server.tls)
+        site = web.TCPSite(runner, host, server.port, ssl_context=server.tls)
         await site.start()
         server.port = runner.addresses[0][1]
         return runner

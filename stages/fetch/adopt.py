@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.base import OutputFile, Record, Workspace
 from stages.blocklist import Blocklist
-from stages.fetch.chunks import overlaps
+from stages.fetch.chunks import Chunk, overlaps
 from stages.fetch.facts import URL, Facts, read_facts
 from stages.fetch.outcome import is_transient
 
@@ -38,11 +38,15 @@ class Terms:
         """Whether a result fetched under `old` terms is one under these."""
         if old == self.to_json():
             return True
+        small = (facts.bytes or 0) <= self.max_bytes and (facts.width or 0) * (facts.height or 0) <= self.max_pixels
+        return facts.has_bytes and small and self.accept_images(old)
+
+    def accept_images(self, old: Mapping[str, Any]) -> bool:
+        """Whether images fetched under `old` terms are images under these, if they are small enough."""
         polite = all(old[name] or not getattr(self, name) for name in POLITE)
         heeded = set(self.opt_out_directives) <= set(old["opt_out_directives"]) or not self.respect_opt_outs
         same = old["resize"] == self.to_json()["resize"] and old["version"] == self.version
-        small = (facts.bytes or 0) <= self.max_bytes and (facts.width or 0) * (facts.height or 0) <= self.max_pixels
-        return facts.has_bytes and polite and heeded and same and small
+        return polite and heeded and same
 
     def to_json(self) -> dict[str, Any]:
         """As it comes back from a record."""
@@ -52,7 +56,7 @@ class Terms:
 
 @dataclass(frozen=True, kw_only=True)
 class Adopted:
-    """What earlier runs know about the URLs of one bucket."""
+    """What earlier runs know about the URLs of one chunk."""
 
     facts: Mapping[str, Facts] = field(default_factory=dict)
     """By canonical URL: results that hold."""
@@ -64,20 +68,22 @@ class Adopted:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What is known of a bucket's URLs before anything is fetched."""
+    """What is known of a chunk's URLs before anything is fetched."""
 
     adopted: Adopted
     imported: Mapping[str, Mapping[str, Any]]
     """By canonical URL: entries of an img2dataset folder (`stages.fetch.folder`)."""
 
 
-def matching(records: Iterable[Record], bucket: int, buckets: int, host: str | None = None) -> list[Record]:
-    """Records of chunks that may hold URLs of the bucket, or of its one hot host."""
+def matching(records: Iterable[Record], chunk: Chunk, span: tuple[int, int]) -> list[Record]:
+    """Records of chunks that may hold URLs of the chunk, whose hashes (`chunks.url_hash`) lie in `span`."""
     return [
         record
         for record in records
-        if overlaps(bucket, buckets, record.meta["bucket"], record.meta["buckets"])
-        and (host is None or record.meta["host"] in (None, host))
+        if overlaps(chunk.bucket, chunk.buckets, record.meta["bucket"], record.meta["buckets"])
+        and (chunk.host is None or record.meta["host"] in (None, chunk.host))
+        and record.meta["span"][0] <= span[1]
+        and span[0] <= record.meta["span"][1]
     ]
 
 

@@ -27,6 +27,8 @@ FEWEST, MOST = 4, 1024
 CHUNK_ROWS = 500
 GROUP_ROWS = 1_000_000
 BUCKETS_PER_UNIT = 16
+PLAIN = r"^https?://[a-z0-9.\-]+([/?][^#]*)?$"
+"""URLs that are canonical as they stand."""
 
 
 def buckets_for(rows: int) -> int:
@@ -57,8 +59,23 @@ def overlaps(bucket: int, buckets: int, other: int, others: int) -> bool:
     return (bucket - other) % fewer == 0
 
 
+def url_hash(url: str) -> int:
+    """The place of a canonical URL in the order of its lane."""
+    return _hash(url)
+
+
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def canonical_urls(urls: pa.ChunkedArray) -> pa.ChunkedArray:
+    """`canonical_url` of each, null as an empty one; those that are so already, nearly all, are left as they are."""
+    urls = pc.fill_null(urls.cast(pa.string()), "")
+    is_plain = pc.match_substring_regex(urls, PLAIN)
+    others = [canonical_url(url) for url in urls.filter(pc.invert(is_plain)).to_pylist()]
+    return pc.replace_with_mask(
+        urls.combine_chunks(), pc.invert(is_plain).combine_chunks(), pa.array(others, urls.type)
+    )
 
 
 def kept_rows(ws: Workspace, path: str, columns: list[str] | None = None) -> pa.Table:
@@ -84,9 +101,9 @@ class PartitionPhase(Phase):
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
         """Rows in input order within each bucket, with their canonical URL."""
         table = pa.concat_tables([kept_rows(ws, path) for path in unit.spec["files"]])
-        urls = [canonical_url(url or "") for url in table.column("url").to_pylist()]
-        numbers = np.array([bucket_of(url, unit.spec["buckets"]) for url in urls], np.int64)
-        table = table.append_column(URL, pa.array(urls, pa.string()))
+        urls = canonical_urls(table.column("url"))
+        numbers = np.array([bucket_of(url, unit.spec["buckets"]) for url in urls.to_pylist()], np.int64)
+        table = table.append_column(URL, urls)
         ws.write_table("partition", _split(table, numbers, unit.spec["buckets"]), kind="side")
         return Result(meta={"buckets": unit.spec["buckets"]})
 
@@ -207,7 +224,7 @@ def cut_lane(table: pa.Table, rows: int = CHUNK_ROWS) -> list[pa.Table]:
     if table.num_rows == 0:
         return []
     urls = table.column(URL).to_pylist()
-    order = sorted(range(len(urls)), key=lambda row: (_hash(urls[row]), urls[row]))
+    order = sorted(range(len(urls)), key=lambda row: (url_hash(urls[row]), urls[row]))
     table = _mark_repeats(table).take(pa.array(order, pa.int64()))
     starts = [0]
     for at in range(1, len(order)):

@@ -58,10 +58,12 @@ def stage(**changes: Any) -> DownloadStage:
     return DownloadStage(DownloadConfig(**(settings | changes)))
 
 
-def download(root: Path, rows: Sequence[Row] | None, generation: int = 0, **changes: Any) -> tuple[Manifest, list[Any]]:
+def download(
+    root: Path, rows: Sequence[Row] | None, generation: int = 0, fingerprint: str | None = None, **changes: Any
+) -> tuple[Manifest, list[Any]]:
     if rows is not None:
         give_input(root, "keywords", [rows_table(rows)])
-    written = run_stage(stage(**changes), root, "keywords", generation=generation)
+    written = run_stage(stage(**changes), root, "keywords", generation=generation, fingerprint=fingerprint)
     return written, read_output(root, written).to_pylist()
 
 

@@ -17,6 +17,7 @@ from stages.fetch.facts import URL
 from stages.fetch.opt_out import DIRECTIVES, heeded
 from stages.fetch.outcome import FetchError, is_transient
 from stages.fetch.target import MOST_URL, parse_url, redirected
+from stages.urls import canonical_url
 
 
 @pytest.mark.parametrize(
@@ -296,6 +297,33 @@ def test_buckets_are_powers_of_two_and_nest() -> None:
         assert chunks.overlaps(few, 8, many, 64)
         assert chunks.overlaps(many, 64, few, 8)
     assert not chunks.overlaps(1, 8, 2, 64)
+
+
+def test_urls_are_canonical_however_they_come() -> None:
+    urls = [
+        None,
+        "",
+        "junk",
+        "http://a.org",
+        "http://a.org/",
+        "http://a.org?b",
+        "http://a.org/#c",
+        "https://a.org:443/d",
+    ]
+    urls += [
+        "HTTP://a.org/",
+        "http://A.org/",
+        "http://me@a.org/",
+        "http://a.org:80",
+        "ftp://a.org/",
+        "http://a.org/\n#x",
+    ]
+    urls += ["http://[::1]/", "http://b\u00fccher.org/", "https://a.org/%23", "http://a.org/a b", "//a.org/#", "#"]
+    expected = [canonical_url(url or "") for url in urls]
+    for kind in (pa.string(), pa.large_string()):
+        column = pa.chunked_array([pa.array(urls[:9], kind), pa.array(urls[9:], kind)])
+        assert chunks.canonical_urls(column).to_pylist() == expected
+    assert chunks.canonical_urls(pa.chunked_array([], pa.string())).to_pylist() == []
 
 
 def test_chunks_never_split_a_url() -> None:
