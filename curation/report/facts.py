@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from curation import finished
 from curation.finished import Finished
 from curation.funnel import funnel
+from curation.report import cuts
 from stages.base import KEPT
 
 SIDES = (0, 128, 256, 512, 1024)
@@ -34,6 +35,7 @@ def collect(root: Finished) -> dict[str, Any]:
         ConservationError: the sums of the manifests do not hold.
     """
     manifests = root.plain
+    selection = cuts.collect(root)
     return {
         "name": root.recipe.get("name", ""),
         "subset": root.recipe.get("subset", ""),
@@ -44,7 +46,11 @@ def collect(root: Finished) -> dict[str, Any]:
         "keywords": _keywords(root),
         **_described(root),
         "scores": {name: found for name in SCORES if (found := _score(root, name))},
-        "warnings": [text for found in root.manifests.values() for text in found.summary.get("warnings", [])],
+        "selection": selection,
+        "warnings": [
+            *(text for found in root.manifests.values() for text in found.summary.get("warnings", [])),
+            *(selection["warnings"] if selection else []),
+        ],
         "shards": dict(root.manifests["shards"].summary) if "shards" in root.manifests else {},
     }
 

@@ -52,6 +52,7 @@ def html(facts: Mapping[str, Any], samples: Mapping[Outcome, Sequence[Mapping[st
         headings=HEADINGS,
         fates=LEGEND,
         histograms=histograms(facts),
+        joint=joint(facts),
         samples=samples,
         dropped={(entry["stage"], entry["reason"]): entry["rows"] for entry in facts["drop_reasons"]},
         reasons=labels.REASONS,
@@ -106,6 +107,38 @@ def _score(title: str, score: Mapping[str, Any]) -> dict[str, Any]:
         note += f", kept from {threshold:.4g} on{share}"
         place = round(WIDTH * min(max((threshold - edges[0]) / span, 0.0), 1.0), 1)
     return {"title": title, "note": note, "bars": _bars(counts, tips, 0.06), "ticks": ticks, "threshold": place}
+
+
+def joint(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The joint distribution of both scores: `{side, cells: [{x, y, shade, tip}], across, up}`; cuts as positions."""
+    found = (facts["selection"] or {}).get("joint")
+    if not found:
+        return None
+    counts, size = found["counts"], len(found["counts"])
+    most = max(max(column) for column in counts)
+    step = WIDTH / size
+    cells = [
+        {
+            "x": round(i * step, 2),
+            "y": round((size - 1 - j) * step, 2),
+            "shade": round((counts[i][j] / most) ** 0.5, 3),
+            "tip": f"{counts[i][j]:,} images",
+        }
+        for i in range(size)
+        for j in range(size)
+        if counts[i][j]
+    ]
+    scores = facts["scores"]
+    across = _place(scores.get("vlm_score"), found["vlm_edges"])
+    up = _place(scores.get("detector_logit"), found["detector_edges"])
+    return {"step": round(step, 2), "cells": cells, "across": across, "up": None if up is None else WIDTH - up}
+
+
+def _place(score: Mapping[str, Any] | None, edges: Sequence[float]) -> float | None:
+    """Where a score's threshold lies along an axis."""
+    if score is None or score["threshold"] is None or edges[-1] <= edges[0]:
+        return None
+    return round(WIDTH * min(max((score["threshold"] - edges[0]) / (edges[-1] - edges[0]), 0.0), 1.0), 1)
 
 
 def _bars(

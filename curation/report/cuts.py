@@ -1,0 +1,112 @@
+"""What selection by scores did, and what other cuts would do: read from the scores in the table of `outliers`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from curation import finished
+from curation.finished import Finished
+from stages.base import KEPT
+
+AXES = ("vlm_score", "detector_logit")
+FRACTIONS = tuple(round(0.5 + 0.05 * step, 2) for step in range(11))
+"""Of the grid of counts (the paper's Fig. 13 varies both quantiles)."""
+CELLS = 24
+"""Cells of the joint distribution, along each axis."""
+MODALITIES = {
+    "SAR": r"(?i)\b(SAR|synthetic aperture|sentinel-?1|radar)\b",
+    "infrared": r"(?i)\b(infra-?red|thermal|NIR|false.colou?r|NDVI)\b",
+    "night": r"(?i)\b(night|nighttime|night-time|VIIRS)\b",
+    "historical": r"(?i)\b(historical|vintage|archival|19[0-8][0-9])\b",
+}
+"""Words of a caption that tell of pictures which outlier detectors may not know."""
+FEWEST = 20
+"""Rows that a group needs before its rate is held against the overall one."""
+
+
+def collect(root: Finished) -> dict[str, Any] | None:
+    """`{rates, warnings, grid, joint}`; grid and joint are None with fewer than two scores. None without scores."""
+    if "outliers" not in root.manifests:
+        return None
+    tables = list(_tables(root))
+    table = pa.concat_tables(tables) if tables else None
+    if table is None or table.num_rows == 0:
+        return None
+    kept = pc.equal(table["status"], KEPT).to_numpy()
+    rates = list(_rates(table, kept))
+    scores = [table[name].combine_chunks().to_numpy(zero_copy_only=False).astype(np.float64) for name in AXES]
+    both = ~np.isnan(scores[0]) & ~np.isnan(scores[1])
+    pair = (scores[0][both], scores[1][both]) if both.any() else None
+    return {
+        "rates": rates,
+        "warnings": _warnings(rates, float(kept.mean())),
+        "grid": grid(*pair) if pair else None,
+        "joint": _joint(*pair) if pair else None,
+    }
+
+
+def _tables(root: Finished) -> Iterator[pa.Table]:
+    for file in root.parts("outliers"):
+        for _, batch in finished.batches(root.store, file, ["status", "source", "caption", *AXES]):
+            groups = {
+                name: pc.match_substring_regex(batch.column("caption"), words) for name, words in MODALITIES.items()
+            }
+            columns = {name: batch.column(name) for name in ("status", "source", *AXES)}
+            yield pa.table(columns | {name: pc.fill_null(hit, False) for name, hit in groups.items()})
+
+
+def _rates(table: pa.Table, kept: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
+    """`{group, kind, rows, kept, rate}` of every source and of the modalities that captions name."""
+    for source in sorted(pc.unique(table["source"]).to_pylist()):
+        yield _rate(source, "source", kept[pc.equal(table["source"], source).to_numpy()])
+    for name in MODALITIES:
+        here = kept[table[name].to_numpy()]
+        if len(here):
+            yield _rate(name, "caption", here)
+
+
+def _rate(group: str, kind: str, kept: NDArray[np.bool_]) -> dict[str, Any]:
+    return {"group": group, "kind": kind, "rows": len(kept), "kept": int(kept.sum()), "rate": float(kept.mean())}
+
+
+def _warnings(rates: list[dict[str, Any]], overall: float) -> list[str]:
+    return [
+        f"outliers kept {entry['rate']:.0%} of {entry['rows']:,} rows of the {entry['kind']} group {entry['group']!r}, "
+        f"less than half of the overall {overall:.0%}: look at what it dropped"
+        for entry in rates
+        if entry["rows"] >= FEWEST and entry["rate"] < overall / 2
+    ]
+
+
+def grid(vlm: NDArray[np.float64], detector: NDArray[np.float64]) -> dict[str, Any]:
+    """Rows kept for every pair of fractions: `kept[i][j]` for VLM fraction i and detector fraction j."""
+    rows = len(vlm)
+    counts = np.ceil(np.round(np.array(FRACTIONS) * rows, 6)).astype(np.int64)
+    cells = [np.searchsorted(counts, _ranks(scores), side="right") for scores in (vlm, detector)]
+    size = len(FRACTIONS)
+    table = np.zeros((size + 1, size + 1), np.int64)
+    np.add.at(table, tuple(cells), 1)
+    kept = table[:size, :size].cumsum(axis=0).cumsum(axis=1)
+    return {"fractions": list(FRACTIONS), "rows": rows, "kept": kept.tolist()}
+
+
+def _ranks(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """0 for the highest score."""
+    ranks = np.empty(len(scores), np.int64)
+    ranks[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
+    return ranks
+
+
+def _joint(vlm: NDArray[np.float64], detector: NDArray[np.float64]) -> dict[str, Any]:
+    counts, across, up = np.histogram2d(vlm, detector, bins=CELLS)
+    return {
+        "vlm_edges": [round(float(edge), 6) for edge in across],
+        "detector_edges": [round(float(edge), 6) for edge in up],
+        "counts": counts.astype(np.int64).tolist(),
+    }
