@@ -17,9 +17,25 @@ from numpy.typing import NDArray
 
 from stages import twins
 from stages.blocklist import Blocklist
-from stages.narrow import HAS_CONTENT, HAS_PHASH, HAS_URL, Halves, NarrowRows, content_halves, key_texts
-from stages.twins import NONE, Hashes, Ids, Near
+from stages.doubts import Judge
+from stages.narrow import (
+    HAS_CONTENT,
+    HAS_PHASH,
+    HAS_PLACE,
+    HAS_THUMBNAIL,
+    HAS_URL,
+    IS_TESTED,
+    TURNED,
+    Halves,
+    NarrowRows,
+    content_halves,
+    key_texts,
+)
+from stages.twins import NONE, Hashes, HashPairs, Ids, Near
 
+BLOCKLISTED, TEST_SET_IMAGE = "blocklisted", "test_set_image"
+REASONS = (BLOCKLISTED, TEST_SET_IMAGE)
+"""Why rows are dropped before any twin is looked for, strongest first."""
 LARGEST = 20
 """Clusters that the summary names."""
 
@@ -56,8 +72,10 @@ class Decided:
     reason: NDArray[np.int8]
     """Index into `twins.REASONS`, or NONE when kept."""
     keys: Halves
-    blocked: Ids
-    """Positions of the rows that the blocklist drops."""
+    barred: Ids
+    """Positions of the rows that are dropped before any twin is looked for."""
+    barred_reason: NDArray[np.int8]
+    """Index into REASONS."""
     near_pairs: int
 
     def summary(self, narrow: NarrowRows, sources: Sequence[str]) -> dict[str, Any]:
@@ -81,7 +99,7 @@ class Decided:
         pairs = np.where(self.reason == NONE, -1, own * len(names) + own[self.survivor])
         twins_of = np.bincount(pairs[pairs >= 0], minlength=len(names) ** 2).reshape(len(names), -1)
         rows = np.bincount(source, minlength=len(names))
-        kept = rows - twins_of.sum(axis=1) - np.bincount(source[self.blocked], minlength=len(names))
+        kept = rows - twins_of.sum(axis=1) - np.bincount(source[self.barred], minlength=len(names))
         return {
             name: {
                 "kept": int(kept[n]),
@@ -92,12 +110,57 @@ class Decided:
         }
 
 
-def decide(narrow: NarrowRows, pairs: tuple[Hashes, Hashes], listed: Blocklist) -> Decided:
-    """Decide on all rows.
+@dataclass(frozen=True, kw_only=True)
+class Links:
+    """The rows that have a hash in common or near, in any of the orientations looked at."""
+
+    views: Sequence[Shared]
+    """Rows and ids of the hash as it stands, then of the turned ones."""
+    near: Near
+    """What the ids index."""
+
+    @property
+    def rows(self) -> Ids:
+        """All of them, ascending."""
+        return np.unique(np.concatenate([view.rows for view in self.views]))
+
+    def of(self, rows: Ids) -> Ids:
+        """(n, views) ids of other rows."""
+        return np.stack([view.of(rows) for view in self.views], axis=1)
+
+
+def link(narrow: NarrowRows, pairs: HashPairs, turned_pairs: HashPairs, listed: Blocklist) -> Links:
+    """Rows by their hashes.
 
     Args:
         pairs: every two distinct hashes within the radius, the blocklist's among them.
+        turned_pairs: every hash, and every turned image's within the radius of it.
+    """
+    known = narrow.column("known")
+    hashes = np.concatenate([*pairs, turned_pairs[0], np.array(sorted(listed.phash), np.uint64)])
+    upright, hashes = equal_hashes(narrow.column("phash"), known & HAS_PHASH, hashes)
+    near = Near.among(hashes, pairs, turned_pairs)
+    views = [upright]
+    if len(near.turned):
+        turnable = (known & (HAS_PHASH | HAS_THUMBNAIL)) == HAS_PHASH | HAS_THUMBNAIL
+        views += [_turned(narrow.column(name), turnable, near) for name in TURNED.names]
+    return Links(views=views, near=near)
+
+
+def _turned(values: Hashes, known: NDArray[np.bool_], near: Near) -> Shared:
+    """The rows whose turned hash is near some image's."""
+    place = np.minimum(np.searchsorted(near.turned, values), len(near.turned) - 1)
+    rows = np.flatnonzero(known & (near.turned[place] == values))
+    return Shared(rows=rows, ids=len(near.hashes) + place[rows])
+
+
+def decide(narrow: NarrowRows, links: Links, listed: Blocklist, judge: Judge | None = None) -> Decided:
+    """Decide on all rows.
+
+    Args:
+        links: rows with near hashes; the radius is theirs.
         listed: rows of its digests, and of hashes within the radius of its hashes, stand for nobody.
+        judge: settles where near hashes alone do not decide.
     """
     known = narrow.column("known")
     url = equal_values(narrow.halves("url"), known & HAS_URL)
@@ -106,23 +169,36 @@ def decide(narrow: NarrowRows, pairs: tuple[Hashes, Hashes], listed: Blocklist) 
     blocked = np.zeros(len(known), bool)
     blocked[np.flatnonzero(known & HAS_CONTENT)[_among(halves, known & HAS_CONTENT, listed)]] = True
     del halves
-    listed_hashes = np.array(sorted(listed.phash), np.uint64)
-    image, near = equal_hashes(narrow.column("phash"), known & HAS_PHASH, pairs, listed_hashes)
-    blocked[image.rows[np.isin(image.ids, near.touching(listed_hashes))]] = True
-    rows = np.unique(np.concatenate([url.rows, content.rows, image.rows]))
-    rows, keys = _in_total_order(narrow, rows[~blocked[rows]])
-    images = image.of(rows)
-    near_here = near.without(np.setdiff1d(np.arange(len(near.hashes)), images))
-    found = twins.find_twins(url.of(rows), content.of(rows), images, near_here)
+    listed_ids = np.searchsorted(links.near.hashes, np.array(sorted(listed.phash), np.uint64))
+    for view in links.views:
+        blocked[view.rows[np.isin(view.ids, links.near.touching(listed_ids))]] = True
+    barred = blocked | (known & IS_TESTED > 0)
+    place = _places(narrow, known)
+    rows = np.unique(np.concatenate([url.rows, content.rows, place.rows, links.rows]))
+    rows, keys = _in_total_order(narrow, rows[~barred[rows]])
+    images = links.of(rows)
+    near = links.near.without(np.setdiff1d(np.arange(links.near.nodes), images))
+    images[:, 1:][near.lonely[images[:, 1:]]] = NONE  # a turned hash is nothing to others that share it
+    places = place.of(rows)
+    doubts = judge.doubts(narrow, rows, places) if judge else None
+    found = twins.find_twins(url.of(rows), content.of(rows), images, near, places, doubts)
     return Decided(
         rows=rows,
         survivor=found.survivor,
         component=found.component,
         reason=found.reason,
         keys=keys,
-        blocked=np.flatnonzero(blocked),
-        near_pairs=len(near.left),
+        barred=np.flatnonzero(barred),
+        barred_reason=np.where(blocked[barred], REASONS.index(BLOCKLISTED), REASONS.index(TEST_SET_IMAGE)),
+        near_pairs=len(links.near.left),
     )
+
+
+def _places(narrow: NarrowRows, known: NDArray[Any]) -> Shared:
+    """The rows whose location another row has, too."""
+    if not (known & HAS_PLACE).any():
+        return Shared(rows=np.empty(0, np.int64), ids=np.empty(0, np.int64))
+    return equal_values(narrow.halves("place"), known & HAS_PLACE)
 
 
 def equal_values(values: Halves, known: NDArray[Any]) -> Shared:
@@ -152,19 +228,17 @@ def _by_row(rows: Ids, ids: Ids) -> Shared:
     return Shared(rows=rows[order], ids=ids[order])
 
 
-def equal_hashes(
-    phash: Hashes, known: NDArray[Any], pairs: tuple[Hashes, Hashes], listed: Hashes
-) -> tuple[Shared, Near]:
-    """The rows whose hash is another row's, near one, or listed; and those hashes, which their ids index."""
+def equal_hashes(phash: Hashes, known: NDArray[Any], wanted: Hashes) -> tuple[Shared, Hashes]:
+    """The rows whose hash is another row's or wanted; and those hashes, sorted, which their ids index."""
     rows = np.flatnonzero(known)
     order = np.argsort(phash[rows])
     rows = rows[order]
     ordered = phash[rows]
-    hashes = np.unique(np.concatenate([ordered[_repeated(ordered)], *pairs, listed]))
+    hashes = np.unique(np.concatenate([ordered[_repeated(ordered)], wanted]))
     first = np.searchsorted(ordered, hashes, side="left")
     count = np.searchsorted(ordered, hashes, side="right") - first
     places = np.repeat(first - np.cumsum(count) + count, count) + np.arange(count.sum())
-    return _by_row(rows[places], np.repeat(np.arange(len(hashes)), count)), Near.among(hashes, *pairs)
+    return _by_row(rows[places], np.repeat(np.arange(len(hashes)), count)), hashes
 
 
 def _among(values: Halves, known: NDArray[Any], listed: Blocklist) -> NDArray[np.bool_]:

@@ -2,49 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stages import blocklist, hamming, twins
+from stages import blocklist, decide, testsets, twins
 from stages.base import (
-    KEPT,
     Ledger,
-    OutputFile,
     Phase,
     Record,
     Result,
     Stage,
     Unit,
     Workspace,
-    group_files,
     operational,
     semantic,
     status_column,
 )
-from stages.decide import Decided, decide
-from stages.errors import UnitError
+from stages.contamination import MATCHED
+from stages.decide import Decided
+from stages.doubts import Judge
 from stages.merging import CAPTIONS, MOVED, entries, merged
-from stages.narrow import HAS_PHASH, WANTED, NarrowRows, key_texts, narrow
+from stages.narrow import NarrowRows, greys_of, input_rows, key_texts, narrow_files, read_rows, row_units
+from stages.nearness import Doubtful, Looks, Narrow, Pairs, read_links
+from stages.phash import SIDE
 from stages.schema import COMMON, DEDUP, conform, extend
+from stages.testsets import TestSets
 from stages.twins import NONE, Hashes, Ids
 
-ROWS_PER_UNIT = 200_000
-UNITS = 1000
-"""Beyond so many units they grow: each sends captions to each other one."""
-BLOCKLISTED = "blocklisted"
-REASONS = (*twins.REASONS, BLOCKLISTED)
+REASONS = (*twins.REASONS, *decide.REASONS)
+TWIN = ("cluster", "component")
+"""Columns of DEDUP that name other rows."""
 DECISION = pa.schema(
     [
         ("row", pa.int32()),
         ("reason", pa.string()),
-        *((field.name, field.type) for field in DEDUP),
+        *((name, pa.string()) for name in TWIN),
         ("survivor_unit", pa.int32()),
         ("survivor_row", pa.int32()),
         ("rank", pa.int64()),
@@ -59,6 +58,12 @@ class DedupConfig:
     """Options of `stages.dedup`."""
 
     radius: int = semantic(2, help="bits by which two perceptual hashes may differ to be one image, 0 to 8")
+    orientations: Literal[1, 8] = semantic(1, help="8: turned and mirrored copies are twins, too")
+    scope: Literal["image", "view"] = semantic(
+        "image", help="view: other dates and renderings of one location are twins, too, when their hashes are near"
+    )
+    against: list[str] = semantic([], help="test sets (folders, tars, lists) that no sample may come from")
+    against_action: Literal["drop", "flag"] = semantic("drop", help="what becomes of rows that match a test set")
     blocklist: list[str] = semantic([], help="files of sha256 or phash that never enter (also urls, domains)")
     partition_rows: int = operational(
         50_000_000, help="rows from which on the search for near hashes is dealt to units"
@@ -94,94 +99,25 @@ class DedupStage(Stage):
 
     def phases(self) -> list[Phase]:
         """Narrow columns, near hashes, decisions on all rows, twins' captions to their survivors, and the rows."""
-        return [Narrow(self.config), Pairs(self.config), Decide(self.config), Captions(), Map()]
+        tests = [TestSets(self.config.against)] if self.config.against else []
+        search = [Narrow(self.config), Pairs(self.config), Doubtful(self.config), Looks()]
+        return [*tests, *search, Decide(self.config), Captions(), Map()]
 
     def named_files(self) -> list[str]:
-        """The blocklists."""
-        return list(self.config.blocklist)
+        """The blocklists and the files of the test sets."""
+        return [*self.config.blocklist, *testsets.files(self.config.against)]
 
     def check(self) -> None:
-        """Read the blocklists once, so that a bad line is found before the run."""
+        """Read the blocklists once, so that a bad line is found before the run; see that the test sets are there."""
         blocklist.load(tuple(self.config.blocklist))
+        testsets.check(self.config.against)
 
     def summary(self, records: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
         """Pairs within the radius, clusters and the largest of them, and which sources' rows stood for which."""
-        return dict(records["decide"][0].meta) if records.get("decide") else {}
-
-
-class Narrow(Phase):
-    """Writes what is compared of every kept row; of a large input also its hashes, dealt to bands and partitions."""
-
-    name: ClassVar[str] = "narrow"
-
-    def __init__(self, config: DedupConfig) -> None:
-        self.config = config
-
-    def cut(self, ws: Workspace) -> list[Unit]:
-        """Groups of input parts."""
-        return _row_units(ws)
-
-    def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
-        """Write the unit's narrow columns."""
-        table = pa.concat_tables(narrow(_read_kept(ws, path, WANTED), ws.sources) for path in unit.spec["files"])
-        ws.write_table("narrow", table, kind="side")
-        partitions = self.config.partitions(_input_rows(ws))
-        if partitions > 1:
-            ws.write_table("hashes", self._dealt(_hashes(table), partitions), kind="side")
-        return Result()
-
-    def _dealt(self, hashes: Hashes, partitions: int) -> Iterator[pa.Table]:
-        """A table for each partition of each band."""
-        for bits in hamming.bands_of(self.config.radius):
-            partition = hamming.deal(hashes, bits, partitions)
-            for number in range(partitions):
-                yield pa.table({"phash": hashes[partition == number]})
-
-
-class Pairs(Phase):
-    """Finds every two distinct hashes within the radius: in one unit, or in one for each partition of each band."""
-
-    name: ClassVar[str] = "pairs"
-
-    def __init__(self, config: DedupConfig) -> None:
-        self.config = config
-
-    def cut(self, ws: Workspace) -> list[Unit]:
-        """None for radius 0; one; or radius + 1 bands of some partitions."""
-        if not self.config.radius:
-            return []
-        rows = _input_rows(ws)
-        partitions = self.config.partitions(rows)
-        if partitions <= 1:
-            return [Unit(id="all", rows=rows)]
-        return [
-            Unit(id=f"{band}-{number:05d}", spec={"band": band, "number": number}, rows=rows // partitions)
-            for band in range(self.config.radius + 1)
-            for number in range(partitions)
-        ]
-
-    def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
-        """Write the pairs as hashes."""
-        if unit.spec:
-            hashes = self._partition(ws, unit.spec["band"], unit.spec["number"])
-            left, right = hamming.pairs_in_band(hashes, self.config.radius, unit.spec["band"])
-        else:
-            tables = (ws.read_table(file.path, columns=["phash", "known"]) for file in _narrow_files(ws))
-            hashes = _distinct([*map(_hashes, tables), self.config.listed_hashes()])
-            left, right = hamming.pairs_within(hashes, self.config.radius)
-        ws.write_table("pairs", pa.table({"left": hashes[left], "right": hashes[right]}), kind="side")
-        return Result(meta={"hashes": len(hashes), "pairs": len(left)})
-
-    def _partition(self, ws: Workspace, band: int, number: int) -> Hashes:
-        """The distinct hashes of one partition of one band."""
-        partitions = self.config.partitions(_input_rows(ws))
-        listed = self.config.listed_hashes()
-        here = hamming.deal(listed, hamming.bands_of(self.config.radius)[band], partitions) == number
-        files = [record.files[1] for record in ws.phase_records("narrow")]
-        group = band * partitions + number
-        return _distinct(
-            [*(ws.read_table(file.path, row_groups=[group])["phash"].to_numpy() for file in files), listed[here]]
-        )
+        found = dict(records["decide"][0].meta) if records.get("decide") else {}
+        if "tests" in records:
+            found["tests"] = testsets.summary(records["tests"], records["narrow"])
+        return found
 
 
 class Decide(Phase):
@@ -194,18 +130,33 @@ class Decide(Phase):
 
     def cut(self, ws: Workspace) -> list[Unit]:
         """One unit."""
-        return [Unit(id="all", rows=_input_rows(ws))]
+        return [Unit(id="all", rows=input_rows(ws))]
 
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
         """Decide on every kept row of the input."""
-        rows = NarrowRows(ws, _narrow_files(ws))
+        rows = NarrowRows(ws, narrow_files(ws))
         if not len(rows.ends) > 1:
             return Result()
-        tables = [ws.read_table(file.path) for file in ws.phase_files("pairs", "side")]
-        left, right = (_joined(table[name].to_numpy() for table in tables) for name in ("left", "right"))
-        decided = decide(rows, (left, right), blocklist.load(tuple(self.config.blocklist)))
+        listed = blocklist.load(tuple(self.config.blocklist))
+        decided = decide.decide(rows, read_links(ws, rows, listed), listed, self._judge(ws, rows))
         ws.write_table("decisions", _decisions(decided, rows.ends), kind="side")
         return Result(meta=decided.summary(rows, ws.sources))
+
+    def _judge(self, ws: Workspace, rows: NarrowRows) -> Judge:
+        """With the thumbnails that `Looks` found."""
+        found = [
+            (ws.read_table(record.files[0].path), rows.ends[int(record.unit)])
+            for record in ws.phase_records("looks")
+            if record.files
+        ]
+        places = [start + table["row"].to_numpy().astype(np.int64) for table, start in found]
+        return Judge(
+            radius=self.config.radius,
+            orientations=self.config.orientations,
+            by_view=self.config.scope == "view",
+            rows=np.concatenate([np.empty(0, np.int64), *places]),
+            greys=np.concatenate([np.empty((0, SIDE, SIDE), np.uint8), *(greys_of(t["thumbnail"]) for t, _ in found)]),
+        )
 
 
 class Captions(Phase):
@@ -215,7 +166,7 @@ class Captions(Phase):
 
     def cut(self, ws: Workspace) -> list[Unit]:
         """Groups of input parts."""
-        return _row_units(ws)
+        return row_units(ws)
 
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
         """Write the captions of the unit's dropped rows, by the survivor's unit."""
@@ -223,7 +174,7 @@ class Captions(Phase):
         twin = decisions.filter(pc.is_valid(decisions["survivor_unit"]))
         if twin.num_rows:
             columns = [name for name in ("status", "source", "caption", "captions") if name in ws.input_columns().names]
-            table = _read_rows(ws, unit, columns)
+            table = read_rows(ws, unit, columns)
             moved = pa.table([twin["survivor_row"], twin["rank"], entries(table.take(twin["row"]))], schema=MOVED)
             survivor_unit = twin["survivor_unit"].to_numpy()
             units = range(len(ws.phase_records("narrow")))
@@ -238,14 +189,12 @@ class Map(Phase):
 
     def cut(self, ws: Workspace) -> list[Unit]:
         """Groups of input parts."""
-        return _row_units(ws)
+        return row_units(ws)
 
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
         """Join the unit's rows with its decisions and with the captions sent to it, by position."""
-        columns = ws.input_columns()
-        table = _read_rows(
-            ws, unit, [name for name in columns.names if name != "thumbnail"]
-        )  # nobody asks for it later
+        # nobody asks for thumbnails later
+        table = read_rows(ws, unit, [name for name in ws.input_columns().names if name != "thumbnail"])
         schema = extend(table.schema, COMMON, pa.schema([("captions", CAPTIONS)]), DEDUP)
         sent = [ws.read_table(file.path, row_groups=[int(unit.id)]) for file in ws.phase_files("captions", "side")]
         table = conform(table, schema)
@@ -253,6 +202,7 @@ class Map(Phase):
             table,
             {
                 **_settled(table["key"], _read_decisions(ws, unit)),
+                **_tested(ws, unit, table.num_rows),
                 "captions": merged(table, pa.concat_tables([MOVED.empty_table(), *sent])),
             },
         )
@@ -262,66 +212,23 @@ class Map(Phase):
         return Result(ledger=ledger)
 
 
-def _row_units(ws: Workspace) -> list[Unit]:
-    return group_files(ws.input_files(), max(ROWS_PER_UNIT, _input_rows(ws) // UNITS))
-
-
-def _input_rows(ws: Workspace) -> int:
-    return sum(file.rows for file in ws.input_files())
-
-
-def _narrow_files(ws: Workspace) -> list[OutputFile]:
-    """One for each unit of rows."""
-    return [record.files[0] for record in ws.phase_records("narrow")]
-
-
-def _read_rows(ws: Workspace, unit: Unit, columns: Sequence[str]) -> pa.Table:
-    """Some columns of the unit's kept rows.
-
-    Raises:
-        UnitError: they are not those that were decided on.
-    """
-    table = pa.concat_tables(_read_kept(ws, path, columns) for path in unit.spec["files"])
-    decided = _narrow_files(ws)[int(unit.id)].rows
-    if table.num_rows != decided:
-        raise UnitError(f"{table.num_rows} rows, but {decided} were decided on")
-    return table
-
-
-def _read_kept(ws: Workspace, path: str, columns: Sequence[str]) -> pa.Table:
-    table = ws.read_table(path, columns=columns)
-    return table.filter(pc.equal(table["status"], KEPT))
-
-
-def _hashes(table: pa.Table) -> Hashes:
-    """The distinct hashes of narrow rows."""
-    return _distinct([table["phash"].to_numpy()[(table["known"].to_numpy() & HAS_PHASH) > 0]])
-
-
-def _distinct(arrays: Sequence[Hashes]) -> Hashes:
-    return np.unique(_joined(arrays))
-
-
-def _joined(arrays: Iterable[Hashes]) -> Hashes:
-    return np.concatenate([np.empty(0, np.uint64), *arrays])
-
-
 def _decisions(decided: Decided, ends: NDArray[np.int64]) -> Iterator[pa.Table]:
     """DECISION for each unit: the rows that are dropped or belong to another row's component."""
     settled = np.flatnonzero((decided.reason != NONE) | (decided.component != np.arange(len(decided.rows))))
-    rank = np.concatenate([settled, np.full(len(decided.blocked), NONE)])
-    rows = np.concatenate([decided.rows[settled], decided.blocked])
+    rank = np.concatenate([settled, np.full(len(decided.barred), NONE)])
+    rows = np.concatenate([decided.rows[settled], decided.barred])
+    code = np.concatenate([decided.reason[settled], len(twins.REASONS) + decided.barred_reason])
     order = np.argsort(rows)
-    rank, rows = rank[order], rows[order]
+    rank, rows, code = rank[order], rows[order], code[order]
     starts = np.searchsorted(rows, ends)
     for unit, (start, end) in enumerate(pairwise(starts)):
-        yield _unit_decisions(decided, rank[start:end], rows[start:end] - ends[unit], ends)
+        here = slice(start, end)
+        yield _unit_decisions(decided, rank[here], rows[here] - ends[unit], code[here], ends)
 
 
-def _unit_decisions(decided: Decided, rank: Ids, row: Ids, ends: NDArray[np.int64]) -> pa.Table:
-    """DECISION for rows of one unit, given by their places in the total order, NONE for the blocklist's."""
-    blocked = rank == NONE
-    code = np.where(blocked, REASONS.index(BLOCKLISTED), decided.reason[rank])
+def _unit_decisions(decided: Decided, rank: Ids, row: Ids, code: Ids, ends: NDArray[np.int64]) -> pa.Table:
+    """DECISION for rows of one unit, given by their places in the total order, NONE for barred ones."""
+    barred = rank == NONE
     kept = code == NONE
     survivor, component = decided.survivor[rank], decided.component[rank]
     place = decided.rows[survivor]
@@ -329,8 +236,8 @@ def _unit_decisions(decided: Decided, rank: Ids, row: Ids, ends: NDArray[np.int6
     columns = [
         pa.array(row),
         pa.DictionaryArray.from_arrays(pa.array(code.astype(np.int8), mask=kept), pa.array(REASONS)),
-        *(_masked(key_texts(decided.keys[0][of], decided.keys[1][of]), blocked) for of in (survivor, component)),
-        *(pa.array(values, mask=blocked | kept) for values in (unit, place - ends[unit])),
+        *(_masked(key_texts(decided.keys[0][of], decided.keys[1][of]), barred) for of in (survivor, component)),
+        *(pa.array(values, mask=barred | kept) for values in (unit, place - ends[unit])),
         pa.array(rank),
     ]
     return pa.table(columns, names=DECISION.names).cast(DECISION)
@@ -348,8 +255,16 @@ def _settled(key: pa.ChunkedArray, decisions: pa.Table) -> dict[str, pa.ChunkedA
     """Columns for all rows of a unit: those without a decision are kept and stand for themselves."""
     place = pc.index_in(pa.array(range(len(key)), pa.int32()), decisions["row"])
     reason = decisions["reason"].take(place)
-    found = {name: pc.coalesce(decisions[name].take(place), key) for name in DEDUP.names}
+    found = {name: pc.coalesce(decisions[name].take(place), key) for name in TWIN}
     return {"reason": reason, "status": status_column(reason), **found}
+
+
+def _tested(ws: Workspace, unit: Unit, rows: int) -> dict[str, pa.ChunkedArray]:
+    """The test items that rows of a unit match; null where there is none."""
+    path = ws.phase_records("narrow")[int(unit.id)].meta.get("tested")
+    matched = ws.read_table(path) if path else MATCHED.empty_table()
+    place = pc.index_in(pa.array(range(rows), pa.int32()), matched["row"])
+    return {name: matched[name].take(place) for name in MATCHED.names if name != "row"}
 
 
 def _with(table: pa.Table, columns: Mapping[str, pa.ChunkedArray]) -> pa.Table:

@@ -30,7 +30,7 @@ Greys = NDArray[np.uint8]
 
 def is_plain(greys: Greys) -> NDArray[np.bool_]:
     """(n,) whether (n, 32, 32) thumbnails have little texture."""
-    pixels = greys.reshape(len(greys), -1).astype(np.int64)
+    pixels = greys.reshape(len(greys), SIDE * SIDE).astype(np.int64)
     count = pixels.shape[1]
     variance = count * (pixels * pixels).sum(axis=1) - pixels.sum(axis=1) ** 2  # times count²
     return variance < (TEXTURE * count) ** 2

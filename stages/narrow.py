@@ -1,5 +1,8 @@
 """The narrow columns that dedup decides by: 71 bytes a row, whatever the length of its URL and caption.
 
+56 more hold the hashes of the turned and mirrored image where they are asked for, 24 the place and view of rows
+that have a location.
+
 URLs and digests are only ever compared for equality, so 128 bits of each are kept: two different ones among
 n are taken for equal with a chance of n²/2¹²⁹, 10⁻²¹ at a billion rows.
 """
@@ -15,16 +18,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stages.base import OutputFile, Workspace
+from stages.base import KEPT, OutputFile, Unit, Workspace, group_files
 from stages.errors import UnitError
+from stages.likeness import Greys, is_plain
+from stages.phash import ORIENTATIONS, SIDE, orientation_hashes
+from stages.schema import extend
 from stages.urls import canonical_url
+from stages.views import place_texts, view_texts
 
 PLAIN_URL = r"(?s)^[a-z][a-z0-9+.\-]*://[a-z0-9._\-]*(?:[/?][^#]*)?$"
 """URLs that already are as `canonical_url` would write them."""
 ABSOLUTE_URL = r"^(?:[A-Za-z][A-Za-z0-9+.\-]*:)?//"
+ROWS_PER_UNIT = 200_000
+UNITS = 1000
+"""Beyond so many units they grow: each sends captions to each other one."""
 WANTED = ("key", "source", "url", "caption", "status", "sha256", "phash", "width", "height")
-"""Columns of the input that `narrow` reads."""
-HAS_URL, HAS_CONTENT, HAS_PHASH = 1, 2, 4
+"""Columns of the input that `narrow` needs."""
+OPTIONAL = ("thumbnail", "captions", "location", "acquired_at", "modality")
+"""Those that it uses where they are."""
+HAS_URL, HAS_CONTENT, HAS_PHASH, HAS_PLACE = 1, 2, 4, 8
+HAS_THUMBNAIL, IS_PLAIN, IS_TESTED = 16, 32, 64
 NARROW = pa.schema(
     [
         *((f"{name}_{half}", pa.uint64()) for name in ("key", "url", "content") for half in ("high", "low")),
@@ -35,16 +48,104 @@ NARROW = pa.schema(
         ("caption_length", pa.int32()),
     ]
 )
-"""`known` holds the flags HAS_…: what is not known is 0; `source` is the position in the recipe's order."""
+"""`known` holds the flags HAS_… and IS_…: what is not known is 0; `source` is the position in the recipe's order."""
+TURNED = pa.schema([(f"turned_{view}", pa.uint64()) for view in range(1, ORIENTATIONS)])
+PLACE = pa.schema([(name, pa.uint64()) for name in ("place_high", "place_low", "view")])
+ALL = extend(NARROW, TURNED, PLACE)
+GREYS = 8192
+"""Thumbnails looked at together."""
 
 ODD = np.uint64(0x9E3779B97F4A7C15)
 """Multiplying by an odd number loses nothing, so a folded digest differs where either half does."""
 
-Halves = tuple[NDArray[np.uint64], NDArray[np.uint64]]
+Hashes = NDArray[np.uint64]
+Halves = tuple[Hashes, Hashes]
 """The higher and the lower 64 bits of 128-bit values."""
 
 
-def narrow(table: pa.Table, sources: Sequence[str]) -> pa.Table:
+def row_units(ws: Workspace) -> list[Unit]:
+    """Groups of input parts."""
+    return group_files(ws.input_files(), max(ROWS_PER_UNIT, input_rows(ws) // UNITS))
+
+
+def input_rows(ws: Workspace) -> int:
+    """Rows of the input's parts, dropped ones among them."""
+    return sum(file.rows for file in ws.input_files())
+
+
+def narrow_files(ws: Workspace) -> list[OutputFile]:
+    """One for each unit of rows."""
+    return [record.files[0] for record in ws.phase_records("narrow")]
+
+
+def read_rows(ws: Workspace, unit: Unit, columns: Sequence[str]) -> pa.Table:
+    """Some columns of the unit's kept rows.
+
+    Raises:
+        UnitError: they are not those that were decided on.
+    """
+    table = read_kept(ws, unit, columns)
+    decided = narrow_files(ws)[int(unit.id)].rows
+    if table.num_rows != decided:
+        raise UnitError(f"{table.num_rows} rows, but {decided} were decided on")
+    return table
+
+
+def read_kept(ws: Workspace, unit: Unit, columns: Sequence[str]) -> pa.Table:
+    """Those of some columns that the input has, of the unit's kept rows."""
+    present = [name for name in columns if name in ws.input_columns().names]
+    tables = (ws.read_table(path, columns=present) for path in unit.spec["files"])
+    return pa.concat_tables(table.filter(pc.equal(table["status"], KEPT)) for table in tables)
+
+
+def narrow(table: pa.Table, sources: Sequence[str], orientations: int = 1) -> pa.Table:
+    """The narrow columns of rows that have the columns WANTED: NARROW, and TURNED and PLACE where they apply.
+
+    Raises:
+        UnitError: a key or sha256 is not of 32 or 64 hex digits.
+    """
+    narrowed = _narrow(table, sources)
+    known = narrowed["known"].to_numpy().copy()
+    if "thumbnail" in table.column_names:
+        flags, turned = _looks(table["thumbnail"], orientations)
+        known |= flags
+        for name, values in zip(TURNED.names, turned.T, strict=False):
+            narrowed = narrowed.append_column(name, pa.array(values))
+    if "location" in table.column_names:
+        places = place_texts(table)
+        known |= places.is_valid().to_numpy().astype(np.uint8) * np.uint8(HAS_PLACE)
+        views = _text_halves(view_texts(table))[0]
+        for name, values in zip(PLACE.names, (*_text_halves(places), views), strict=True):
+            narrowed = narrowed.append_column(name, pa.array(values))
+    return with_flags(narrowed, known)
+
+
+def with_flags(narrowed: pa.Table, known: NDArray[np.uint8]) -> pa.Table:
+    """The narrow columns with other flags."""
+    place = narrowed.schema.get_field_index("known")
+    return narrowed.set_column(place, narrowed.schema.field(place), pa.array(known))
+
+
+def _looks(stored: pa.ChunkedArray, orientations: int) -> tuple[NDArray[np.uint8], Hashes]:
+    """Flags of (n,) stored thumbnails, and (n, orientations − 1) hashes of their other views; 0 without one."""
+    flags = np.zeros(len(stored), np.uint8)
+    turned = np.zeros((len(stored), orientations - 1), np.uint64)
+    for start in range(0, len(stored), GREYS):
+        piece = stored.slice(start, GREYS)
+        here = start + np.flatnonzero(piece.is_valid().to_numpy())
+        greys = greys_of(piece.drop_null())
+        flags[here] = HAS_THUMBNAIL + is_plain(greys) * IS_PLAIN
+        if orientations > 1 and len(here):
+            turned[here] = orientation_hashes(greys)[:, 1:]
+    return flags, turned
+
+
+def greys_of(stored: pa.ChunkedArray) -> Greys:
+    """(n, 32, 32) grey levels of stored thumbnails."""
+    return np.frombuffer(b"".join(stored.to_pylist()), np.uint8).reshape(-1, SIDE, SIDE)
+
+
+def _narrow(table: pa.Table, sources: Sequence[str]) -> pa.Table:
     """The NARROW columns of rows that have the columns WANTED.
 
     Raises:
@@ -56,7 +157,7 @@ def narrow(table: pa.Table, sources: Sequence[str]) -> pa.Table:
     known = urls.is_valid().to_numpy() * HAS_URL + digests.is_valid().to_numpy() * HAS_CONTENT + has_phash * HAS_PHASH
     columns: list[Any] = [
         *key_halves(table["key"]),
-        *_url_halves(urls),
+        *_text_halves(urls),
         *content_halves(digests),
         table["phash"].fill_null(0),
         known.astype(np.uint8),
@@ -123,10 +224,11 @@ def _nibbles() -> NDArray[np.uint8]:
 _NIBBLES = _nibbles()
 
 
-def _url_halves(urls: pa.ChunkedArray) -> Halves:
+def _text_halves(texts: pa.ChunkedArray) -> Halves:
+    """128 bits of each text, 0 for null."""
     digests = (
-        bytes(16) if url is None else blake2b(url, digest_size=16).digest()
-        for url in urls.cast(pa.binary()).to_pylist()
+        bytes(16) if text is None else blake2b(text, digest_size=16).digest()
+        for text in texts.cast(pa.binary()).to_pylist()
     )
     octets = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).astype(np.uint64)
     return octets[:, 0], octets[:, 1]
@@ -160,7 +262,7 @@ class NarrowRows:
 
     def column(self, name: str) -> NDArray[Any]:
         """One column of every row."""
-        values = np.empty(len(self), NARROW.field(name).type.to_pandas_dtype())
+        values = np.empty(len(self), ALL.field(name).type.to_pandas_dtype())
         for file, start in zip(self._files, self.ends, strict=False):
             values[start : start + file.rows] = self._ws.read_table(file.path, columns=[name])[name].to_numpy()
         return values

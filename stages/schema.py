@@ -47,8 +47,16 @@ DOWNLOAD = pa.schema(
     ]
 )
 
-DEDUP = pa.schema([("cluster", pa.string()), ("component", pa.string())])
-"""`cluster` is the kept twin's key; `component` names the connected component of twins, kept or not."""
+DEDUP = pa.schema(
+    [
+        ("cluster", pa.string()),
+        ("component", pa.string()),
+        ("test_item", pa.string()),
+        ("test_match", pa.string()),
+    ]
+)
+"""`cluster` is the kept twin's key; `component` names the connected component of twins, kept or not; `test_item` is
+what the row matches of a test set, and `test_match` how: `bytes`, `image` or `caption`."""
 
 OUTLIERS = pa.schema(
     [

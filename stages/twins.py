@@ -4,11 +4,16 @@ Rows come in the total order, as integers that are equal where URLs, bytes or ha
 when a *kept* row before it has the same URL, the same bytes, or a hash within the radius; its survivor is
 the first such row and its reason the strongest match with any such row. So a chain A–B–C, where only
 neighbours are near, keeps A and C.
+
+Where a hash alone does not decide, near rows count as one image only if `Doubts` says so; components join them
+all the same, which keeps what is nearly alike on one side of a split.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +23,12 @@ REASONS = ("duplicate_url", "duplicate_bytes", "duplicate_image")
 NONE = -1
 """The id of a URL, digest or hash that is not there; it equals nothing."""
 
+COMPARED = 64
+"""Kept rows after the first that a hash remembers, to compare thumbnails with."""
+
 Ids = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
+HashPairs = tuple[Hashes, Hashes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +45,14 @@ class Twins:
 
 @dataclass(frozen=True, kw_only=True)
 class Near:
-    """Distinct hashes and which of them are within the radius of each other."""
+    """Distinct hashes, those of turned images after those of images as they stand, and which match each other."""
 
     hashes: Hashes
-    """Sorted; ids are positions in it."""
+    """Of images as they stand, sorted; ids are positions in it."""
     left: Ids
     right: Ids
+    turned: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
+    """Of images turned or mirrored, sorted; their ids follow. No pair is of two of them."""
     starts: Ids = field(init=False)
     others: Ids = field(init=False)
 
@@ -49,47 +60,78 @@ class Near:
         ends = np.concatenate([self.left, self.right])
         order = np.argsort(ends, kind="stable")
         object.__setattr__(self, "others", np.concatenate([self.right, self.left])[order])
-        object.__setattr__(self, "starts", np.searchsorted(ends[order], np.arange(len(self.hashes) + 1)))
+        object.__setattr__(self, "starts", np.searchsorted(ends[order], np.arange(self.nodes + 1)))
 
     @classmethod
-    def among(cls, hashes: Hashes, left: Hashes, right: Hashes) -> Near:
-        """From sorted distinct hashes and pairs of them, given as hashes."""
-        return cls(hashes=hashes, left=np.searchsorted(hashes, left), right=np.searchsorted(hashes, right))
+    def among(cls, hashes: Hashes, pairs: HashPairs, turned_pairs: HashPairs) -> Near:
+        """From sorted distinct hashes, pairs of them, and pairs of one and a turned image's, given as hashes."""
+        turned = np.unique(turned_pairs[1])
+        one = (np.searchsorted(hashes, side) for side in (pairs[0], turned_pairs[0]))
+        other = (np.searchsorted(hashes, pairs[1]), len(hashes) + np.searchsorted(turned, turned_pairs[1]))
+        return cls(hashes=hashes, turned=turned, left=np.concatenate([*one]), right=np.concatenate(other))
 
-    def touching(self, hashes: Hashes) -> Ids:
-        """Ids of the given hashes (all known here) and of those within the radius of one."""
-        ids = np.searchsorted(self.hashes, hashes)
-        near_left, near_right = np.isin(self.left, ids), np.isin(self.right, ids)
-        return np.unique(np.concatenate([ids, self.right[near_left], self.left[near_right]]))
+    @property
+    def nodes(self) -> int:
+        """Ids, those of turned images' hashes included."""
+        return len(self.hashes) + len(self.turned)
+
+    @property
+    def lonely(self) -> NDArray[np.bool_]:
+        """(nodes,) whether no other hash matches."""
+        return np.diff(self.starts) == 0
+
+    def values(self, ids: Ids) -> Hashes:
+        """The hashes of ids."""
+        return np.concatenate([self.hashes, self.turned])[ids]
+
+    def touching(self, ids: Ids) -> Ids:
+        """Some ids and those that match one of them."""
+        of_left, of_right = np.isin(self.left, ids), np.isin(self.right, ids)
+        return np.unique(np.concatenate([ids, self.right[of_left], self.left[of_right]]))
 
     def without(self, ids: Ids) -> Near:
         """The same hashes, less the pairs of some."""
         stays = ~(np.isin(self.left, ids) | np.isin(self.right, ids))
-        return Near(hashes=self.hashes, left=self.left[stays], right=self.right[stays])
+        return replace(self, left=self.left[stays], right=self.right[stays])
 
 
-def find_twins(url: Ids, content: Ids, image: Ids, near: Near) -> Twins:
+class Doubts(Protocol):
+    """Says of rows whose hashes match whether they count as one image."""
+
+    @property
+    def of(self) -> NDArray[np.bool_]:
+        """(n,) rows that ask; of two others the hashes alone decide."""
+
+    def settle(self, row: int, others: list[int]) -> int | None:
+        """The first of some earlier rows that shows the same image as `row`, or None."""
+
+
+def find_twins(
+    url: Ids, content: Ids, image: Ids, near: Near, place: Ids | None = None, doubts: Doubts | None = None
+) -> Twins:
     """Decide on rows given in the total order. Rows that match nothing may be left out: they change nothing.
 
     Args:
-        url, content, image: (n,) ids of the URL, the bytes and the hash, equal where those are, or NONE;
-            `image` indexes `near.hashes`. The others had better be dense.
-        near: the hashes' pairs within the radius.
+        url, content: (n,) ids of the URL and the bytes, equal where those are, or NONE; best dense.
+        image: (n, views) ids of the hash, and of those of the turned image, as `near` counts them, or NONE.
+        near: the hashes that match each other.
+        place: (n,) ids of the location, or NONE: rows of one place belong to one component.
+        doubts: asked where hashes alone do not decide.
     """
-    survivor, reason = _claim(url, content, image, near)
-    return Twins(survivor=survivor, reason=reason, component=_components(url, content, image, near))
+    survivor, reason = _claim(url, content, image, near, doubts)
+    places = [] if place is None else [place]
+    return Twins(survivor=survivor, reason=reason, component=_components([url, content, *places], image, near))
 
 
-def _claim(url: Ids, content: Ids, image: Ids, near: Near) -> tuple[Ids, NDArray[np.int8]]:
+def _claim(url: Ids, content: Ids, image: Ids, near: Near, doubts: Doubts | None) -> tuple[Ids, NDArray[np.int8]]:
     """Survivor and reason of each row: kept rows claim their URL, bytes, hash and the hashes near it."""
     rows = len(url)
     nobody = rows
-    sizes = (_size(url), _size(content), len(near.hashes))
-    by_url, by_content, by_image = ([nobody] * (size + 1) for size in sizes)  # NONE (−1) finds the last, never claimed
-    starts, others = near.starts.tolist(), near.others
+    by_url, by_content = ([nobody] * (_size(ids) + 1) for ids in (url, content))  # NONE (−1) finds the last: nobody
+    images = _Images(near, nobody, doubts)
     survivor, reason = list(range(rows)), [NONE] * rows
-    for row, (u, c, i) in enumerate(zip(url.tolist(), content.tolist(), image.tolist(), strict=True)):
-        same_url, same_content, same_image = by_url[u], by_content[c], by_image[i]
+    for row, (u, c, views) in enumerate(zip(url.tolist(), content.tolist(), image.tolist(), strict=True)):
+        same_url, same_content, same_image = by_url[u], by_content[c], images.first(row, views)
         first = min(same_url, same_content, same_image)
         if first != nobody:
             survivor[row] = first
@@ -99,30 +141,68 @@ def _claim(url: Ids, content: Ids, image: Ids, near: Near) -> tuple[Ids, NDArray
             by_url[u] = row
         if c != NONE:
             by_content[c] = row
-        if i != NONE:
-            by_image[i] = row
-            for other in others[starts[i] : starts[i + 1]].tolist():
-                if by_image[other] == nobody:
-                    by_image[other] = row
+        images.keep(row, views)
     return np.array(survivor, np.int64), np.array(reason, np.int8)
 
 
-def _components(url: Ids, content: Ids, image: Ids, near: Near) -> Ids:
-    """First row of every row's component."""
+class _Images:
+    """What kept rows claim of hashes: the first of them for each hash, and where there are doubts those after it."""
+
+    def __init__(self, near: Near, nobody: int, doubts: Doubts | None) -> None:
+        self._upright = len(near.hashes)
+        self._starts, self._others = near.starts.tolist(), near.others
+        self._nobody = nobody
+        self._doubts = doubts
+        self._doubtful = [] if doubts is None else doubts.of.tolist()
+        self._first = [nobody] * (near.nodes + 1)
+        self._later: dict[int, list[int]] = {}
+
+    def first(self, row: int, views: list[int]) -> int:
+        """The first kept row that shows the same image as `row`, or nobody."""
+        first = min([self._first[i] for i in views])
+        if self._doubts is None or first == self._nobody or not (self._doubtful[row] or self._doubtful[first]):
+            return first
+        kept = {claim for i in views for claim in (self._first[i], *self._later.get(i, ()))}
+        kept.discard(self._nobody)
+        settled = self._doubts.settle(row, sorted(kept))
+        return self._nobody if settled is None else settled
+
+    def keep(self, row: int, views: list[int]) -> None:
+        """Claim the hashes that match those of a kept row."""
+        for i in views:
+            if i != NONE:
+                near = self._others[self._starts[i] : self._starts[i + 1]].tolist()
+                for claimed in (i, *near) if i < self._upright else near:
+                    self._claim(row, claimed)
+
+    def _claim(self, row: int, claimed: int) -> None:
+        if self._first[claimed] == self._nobody:
+            self._first[claimed] = row
+        elif self._doubts is not None:
+            later = self._later.setdefault(claimed, [])
+            if len(later) < COMPARED:
+                later.append(row)
+
+
+def _components(values: Sequence[Ids], image: Ids, near: Near) -> Ids:
+    """First row of every row's component: rows with equal `values`, and rows with matching hashes."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    left, right, nodes = [], [], len(url)
-    for ids, size in ((url, _size(url)), (content, _size(content)), (image, len(near.hashes))):
+    rows = len(image)
+    left, right, nodes = [], [], rows
+    for ids in values:
         known = np.flatnonzero(ids != NONE)
         left.append(known)
         right.append(nodes + ids[known])
-        offset, nodes = nodes, nodes + size
-    left.append(offset + near.left)
-    right.append(offset + near.right)
+        nodes += _size(ids)
+    row, view = np.nonzero(image != NONE)
+    left += [row, nodes + near.left]
+    right += [nodes + image[row, view], nodes + near.right]
+    nodes += near.nodes
     ends = (np.concatenate(left), np.concatenate(right))
     graph = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(nodes, nodes))
-    labels = connected_components(graph, directed=False)[1][: len(url)]
+    labels = connected_components(graph, directed=False)[1][:rows]
     _, first, of_row = np.unique(labels, return_index=True, return_inverse=True)
     return first[of_row].astype(np.int64)
 

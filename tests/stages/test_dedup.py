@@ -137,14 +137,14 @@ def test_order_and_number_of_parts_change_nothing(tmp_path: Path) -> None:
 
 def test_several_units_read_their_own_decisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = random_rows(3, 300)
-    monkeypatch.setattr("stages.dedup.ROWS_PER_UNIT", 60)
+    monkeypatch.setattr("stages.narrow.ROWS_PER_UNIT", 60)
     found = run(rows, tmp_path, parts=9)
     assert {k: (r["reason"], r["cluster"]) for k, r in found.items()} == by_definition(rows, 2)
 
 
 @pytest.mark.parametrize("radius", range(9))
 def test_partitioned_search_writes_the_same_bytes(radius: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.dedup.ROWS_PER_UNIT", 300)
+    monkeypatch.setattr("stages.narrow.ROWS_PER_UNIT", 300)
     searched = []
 
     def counted(hashes: Any, radius: int, band: int) -> Any:
