@@ -173,6 +173,11 @@ def markdown(facts: Mapping[str, Any], pictures: Sequence[str]) -> str:
     blocks += ["## Stages", _table(["stage", "rows in", "rows kept", "time", "rows/s"], stages)]
     reasons = [[r["stage"], r["reason"], r["rows"], labels.REASONS.get(r["reason"], "")] for r in facts["drop_reasons"]]
     blocks += ["## Rows dropped", _table(["stage", "reason", "rows", "the row"], reasons)]
+    if facts["added"]:
+        names = facts["added"]["names"]
+        added = [[row["source"], row["kept"], *row["twins_of"]] for row in facts["added"]["rows"]]
+        headings = ["source", "kept", *(f"twins of {labels.markdown(name)}" for name in names)]
+        blocks += ["## What each source added", _table(headings, added)]
     terms = [[t["keyword"], t["matched"], t["remain"]] for t in facts["keywords"]]
     blocks += ["## Keywords", _table(["term", "hits", "remain"], terms)]
     for title, name in (("Domains", "domain"), ("Licences", "licence")):

@@ -150,6 +150,18 @@ def _find_twins(rows: list[dict[str, Any]]) -> None:
             row["cluster"] = row["component"] = kept
 
 
+def _between(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """As dedup's summary has it: all twins are the first kept sample's."""
+    first = next((row["source"] for row in rows if row["status"] == "kept"), "")
+    found: dict[str, Any] = {row["source"]: {"kept": 0, "twins_of": {}} for row in rows}
+    for row in rows:
+        if row["status"] == "kept":
+            found[row["source"]]["kept"] += 1
+        else:
+            found[row["source"]]["twins_of"][first] = found[row["source"]]["twins_of"].get(first, 0) + 1
+    return found
+
+
 def _stage(root: Path, stage: str, rows: list[dict[str, Any]], before: Manifest | None) -> Manifest:
     """One stage's table, in two parts, and its manifest."""
     place = TABLES.index(stage)
@@ -171,6 +183,8 @@ def _stage(root: Path, stage: str, rows: list[dict[str, Any]], before: Manifest 
             entry["dropped"] = dropped
             entry["in"] += sum(dropped.values())
         summary = {"terms": ["aerial view", "Landsat", "Gaofen"], "warnings": ["laion2b: left out: b.parquet"]}
+    if stage == "dedup":
+        summary = {"between": _between(mine)}
     if stage == "outliers":
         summary = {"thresholds": THRESHOLDS}
     inputs = ({"stage": before.stage, "output_digest": before.output_digest},) if before else ()

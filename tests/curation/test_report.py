@@ -99,6 +99,22 @@ def test_drop_reasons_add_up_per_source(root: Path) -> None:
         assert dropped == row["amount"] - row["remain"]
 
 
+def test_what_each_source_added_is_what_dedup_counted(root: Path) -> None:
+    found = facts(root)
+    counts = json.loads((root / "dedup/manifest.json").read_text())["counts"]
+    rows = found["added"]["rows"]
+    assert [row["source"] for row in rows] == found["added"]["names"]
+    assert {row["source"]: row["kept"] for row in rows} == {name: entry["kept"] for name, entry in counts.items()}
+    for row in rows:
+        assert sum(row["twins_of"]) == sum(counts[row["source"]]["dropped"].values())
+        assert all(
+            (shade > 0) == (count > 0) and shade <= 5
+            for shade, count in zip(row["shades"], row["twins_of"], strict=True)
+        )
+    assert re.search('<td class="shade[1-5]">', page(root))
+    assert "What each source added" in (root / "report/report.md").read_text()
+
+
 def test_the_page_loads_nothing_and_runs_nothing(root: Path) -> None:
     read = Page(page(root))
     names = {tag for tag, _ in read.tags}
