@@ -24,6 +24,7 @@ _BEFORE_SIZE = b"0000644\0" + 2 * b"0000000\0"
 _SUM = slice(148, 156)
 _AFTER_SUM = (b"0" + bytes(100) + b"ustar\x0000").ljust(BLOCK - _SUM.stop, b"\0")
 """A regular file, no link, USTAR, no names of owners."""
+_REST_OF_SUM = 8 * ord(" ") + sum(_AFTER_SUM)
 
 
 def header(name: str, size: int) -> bytes:
@@ -36,7 +37,7 @@ def header(name: str, size: int) -> bytes:
     if len(path) > 100 or size >= 8 << 30:
         raise ValueError(f"{name[:120]!r} of {size} bytes does not fit a USTAR header")
     start = path.ljust(100, b"\0") + _BEFORE_SIZE + b"%011o\0%011o\0" % (size, 0)
-    total = sum(start) + 8 * ord(" ") + sum(_AFTER_SUM)
+    total = sum(start) + _REST_OF_SUM
     return start + b"%06o\0 " % total + _AFTER_SUM
 
 
@@ -56,9 +57,7 @@ class TarWriter:
     def add(self, name: str, data: bytes) -> int:
         """Append one file; returns the offset of its data."""
         start = self.offset + BLOCK
-        self._write(header(name, len(data)))
-        self._write(data)
-        self._write(padding(len(data)))
+        self._write(b"".join((header(name, len(data)), data, padding(len(data)))))
         return start
 
     def close(self) -> None:

@@ -65,6 +65,7 @@ class Guard:
     def __init__(self, allowed: Sequence[Network] = ()) -> None:
         self.allowed = tuple(allowed)
         self._check = lru_cache(4096)(self._allows)
+        self._blocks = lru_cache(8192)(self._blocks_literal)
 
     def allows(self, text: str) -> bool:
         """Whether an address in its usual notation may be connected to; what is no address may not."""
@@ -83,6 +84,9 @@ class Guard:
 
     def blocks_host(self, host: str) -> bool:
         """Whether a URL's host is a literal address that may not be connected to."""
+        return self._blocks(host)
+
+    def _blocks_literal(self, host: str) -> bool:
         try:
             ipaddress.ip_address(host)
         except ValueError:

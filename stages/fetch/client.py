@@ -118,7 +118,7 @@ class Fetcher:
             if self.options.respect_robots:
                 await self._check_robots(url, request)
             if self.options.respect_opt_outs and self.options.respect_tdmrep:
-                request.reservations = await self._once(url.origin().with_path(tdmrep.PATH), self._fetch_reservations)
+                request.reservations = await self._once(url, tdmrep.PATH, self._fetch_reservations)
             answer = await self._get(url, request)
             if isinstance(answer, bytes):
                 return answer
@@ -132,7 +132,7 @@ class Fetcher:
     async def _check_robots(self, url: URL, request: _Attempt) -> None:
         """Ask the origin's rules, asked for once by all of its URLs."""
         try:
-            rules = await self._once(url.origin().with_path("/robots.txt"), self._fetch_rules)
+            rules = await self._once(url, "/robots.txt", self._fetch_rules)
         except FetchError as error:
             request.sent = error.reason != "host_down"
             raise FetchError(error.reason, error.http_status) from error
@@ -140,12 +140,14 @@ class Fetcher:
         if not allowed:
             raise FetchError("robots")
 
-    async def _once(self, url: URL, work: Callable[[URL], Coroutine[Any, Any, _T]]) -> _T:
-        """`work(url)`, done once for everyone who asks; a failure is not kept."""
-        key = str(url)
+    async def _once(self, url: URL, path: str, work: Callable[[URL], Coroutine[Any, Any, _T]]) -> _T:
+        """`work` on the file at `path` of the URL's origin, done once for all; a failure is not kept."""
+        key = f"{url.scheme}://{url.raw_authority}{path}"
         task: asyncio.Task[_T] | None = self._files.get(key)
         if task is None:
-            task = self._files[key] = asyncio.create_task(work(url))
+            task = self._files[key] = asyncio.create_task(work(url.origin().with_path(path)))
+        elif task.done() and not task.exception():
+            return task.result()
         try:
             return await asyncio.shield(task)
         except FetchError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -41,10 +41,6 @@ class Facts:
         """Whether an image is stored."""
         return self.reason is None
 
-    def after(self, attempts: int | None) -> Facts:
-        """The same, with the attempts of earlier runs added."""
-        return replace(self, attempts=(self.attempts or 0) + (attempts or 0))
-
 
 COLUMNS = ("reason", *DOWNLOAD.names)
 """The columns that `Facts` fills."""
@@ -52,9 +48,12 @@ FACTS = pa.schema([(URL, pa.string()), ("reason", pa.string()), *DOWNLOAD])
 """The table of what a chunk's URLs gave: one row for each."""
 
 
+_JUDGED = tuple(field.name for field in fields(Verdict))
+
+
 def judged(verdict: Verdict, **more: Any) -> Facts:
     """Facts of a body: its verdict and what else is known."""
-    return Facts(**(asdict(verdict) | more))
+    return Facts(**{name: getattr(verdict, name) for name in _JUDGED}, **more)
 
 
 def read_facts(row: Mapping[str, Any]) -> Facts:

@@ -40,6 +40,7 @@ class Host:
         self._resume_at = 0.0
         self._down_until = 0.0
         self._next_at = 0.0
+        self._waiting = 0
         self._freed = asyncio.Condition()
 
     def allow(self, per_host: int, rate: float | None) -> None:
@@ -72,8 +73,15 @@ class Host:
                     return
                 await self.leave()
             else:
-                async with self._freed:
-                    await self._freed.wait_for(self._has_news)
+                await self._wait_for_news()
+
+    async def _wait_for_news(self) -> None:
+        self._waiting += 1
+        try:
+            async with self._freed:
+                await self._freed.wait_for(self._has_news)
+        finally:
+            self._waiting -= 1
 
     async def _take_turn(self) -> bool:
         """With a slot in hand, wait until the rate allows a request; False when bad news came meanwhile."""
@@ -97,6 +105,8 @@ class Host:
     async def leave(self) -> None:
         """Give the slot back. After bad news everyone waiting looks again."""
         self.active -= 1
+        if not self._waiting:
+            return
         async with self._freed:
             if self.is_down or self._resume_at > time.monotonic():
                 self._freed.notify_all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,8 +17,7 @@ from stages.fetch.adopt import Adopted, Known
 from stages.fetch.client import Fetcher
 from stages.fetch.facts import Facts, judged
 from stages.fetch.options import FetchOptions
-from stages.fetch.outcome import Fetched
-from stages.images import EXTENSIONS, Limits
+from stages.images import EXTENSIONS, Limits, Verdict
 from stages.sandbox import Sandbox
 from stages.tar import TarWriter
 
@@ -54,7 +54,7 @@ class Lane:
             urls: canonical URL to the key that names its image.
             ws: where the tar is written.
         """
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, _rare_collections():
             return self._runner.run(self._collect(urls, _Chunk(ws, stack)))
 
     async def _collect(self, urls: Mapping[str, str], chunk: _Chunk) -> dict[str, Facts]:
@@ -97,42 +97,60 @@ class Lane:
 
     def _screened(self, facts: Facts) -> Facts:
         """Images of the blocklist lose their bytes."""
-        blocked = facts.sha256 in self._blocklist.sha256 or facts.phash in self._blocklist.phash
-        return replace(facts, reason="blocklisted", image=None) if facts.has_bytes and blocked else facts
+        blocked = facts.has_bytes and self._is_blocked(facts)
+        return replace(facts, reason="blocklisted", image=None) if blocked else facts
+
+    def _is_blocked(self, image: Facts | Verdict) -> bool:
+        return image.sha256 in self._blocklist.sha256 or image.phash in self._blocklist.phash
 
     async def _import(self, name: str, data: bytes, entry: Mapping[str, Any], chunk: _Chunk) -> Facts:
-        facts = await self._store(name, data, chunk, place=entry["image"])
-        return replace(facts, http_status=entry["http_status"])
+        return await self._store(name, data, chunk, {"http_status": entry["http_status"]}, entry["image"])
 
     async def _fetch(self, url: str, name: str, chunk: _Chunk) -> Facts:
         if self._fetcher is None:
             self._fetcher = Fetcher(self._options)
         await self._sandbox.room()
         fetched = await self._fetcher.fetch(url)
-        facts = await self._store_fetched(fetched, name, chunk)
-        facts = replace(
-            facts,
-            http_status=fetched.http_status,
-            attempts=fetched.attempts,
-            honoured=fetched.honoured,
-            fetched_at=datetime.now(UTC) if fetched.attempts else None,
-        )
-        return facts.after(self.known.adopted.attempts.get(url))
-
-    async def _store_fetched(self, fetched: Fetched, name: str, chunk: _Chunk) -> Facts:
+        told: dict[str, Any] = {
+            "http_status": fetched.http_status,
+            "attempts": fetched.attempts + self.known.adopted.attempts.get(url, 0),
+            "honoured": fetched.honoured,
+            "fetched_at": datetime.now(UTC) if fetched.attempts else None,
+        }
         if fetched.reason is not None:
-            return Facts(reason=fetched.reason)
-        return await self._store(name, fetched.data, chunk)
+            return Facts(reason=fetched.reason, **told)
+        return await self._store(name, fetched.data, chunk, told)
 
-    async def _store(self, name: str, data: bytes, chunk: _Chunk, place: Mapping[str, Any] | None = None) -> Facts:
-        """Judge a body; an image is resized if asked, and lands in the tar unless it has a `place`."""
+    async def _store(
+        self,
+        name: str,
+        data: bytes,
+        chunk: _Chunk,
+        told: Mapping[str, Any],
+        place: Mapping[str, Any] | None = None,
+    ) -> Facts:
+        """Judge a body; an image is resized if asked, and lands in the tar unless it has a `place`.
+
+        `told` is what its fetch found out.
+        """
         verdict, resized = await self._sandbox.inspect(data)
         if self._resizes:
             data, place = resized, None
-        facts = judged(verdict)
-        if not self._screened(facts).has_bytes:
-            return facts
-        return replace(facts, image=place or chunk.add(f"{name}.{EXTENSIONS[facts.format or '']}", data))
+        if verdict.reason is None and not self._is_blocked(verdict):
+            place = place or chunk.add(f"{name}.{EXTENSIONS[verdict.format or '']}", data)
+            return judged(verdict, image=place, **told)
+        return judged(verdict, **told)
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Thousands of tasks make Python look for cycles all the time, and there are next to none."""
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 class _Chunk:

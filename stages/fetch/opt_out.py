@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 DIRECTIVES = ("noai", "noimageai", "noml", "noindex", "noimageindex")
 """Honoured by default: the four that img2dataset honours, and noml (docs/download.md says what each means)."""
@@ -12,7 +12,7 @@ _IMPLIED = {"none": ("none", "noindex", "nofollow")}
 _AGENT = re.compile(r"\*|[a-z_][a-z0-9_.\-]*")
 
 
-def heeded(robots_tags: Iterable[str], reservations: Iterable[str], agent: str, honoured: Iterable[str]) -> str | None:
+def heeded(robots_tags: Sequence[str], reservations: Iterable[str], agent: str, honoured: Iterable[str]) -> str | None:
     """What in the headers forbids our use, as header and value; None when nothing does.
 
     Args:
@@ -23,6 +23,8 @@ def heeded(robots_tags: Iterable[str], reservations: Iterable[str], agent: str, 
     """
     if any(value.strip() == "1" for value in reservations):
         return "TDM-Reservation: 1"
+    if not robots_tags:
+        return None
     wanted = {directive.strip().lower() for directive in honoured}
     found = (name for tag in robots_tags for name in _directives(tag, agent.lower()) if name in wanted)
     directive = next(found, None)

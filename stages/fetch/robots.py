@@ -30,8 +30,8 @@ class Rules:
 
     def verdict(self, path: str) -> tuple[bool, str]:
         """(whether the agent may fetch `path`, what the file says of it)."""
-        wanted = _normal(path or "/")
         best, allowed, rule = -1, True, ""
+        wanted = _normal(path or "/") if self.rules else ""
         for pattern, allow in self.rules:
             if len(pattern) < best or (len(pattern) == best and not allow):
                 continue

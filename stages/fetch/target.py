@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 from yarl import URL
 
@@ -39,6 +40,7 @@ def _url(text: str) -> URL:
         raise ValueError(f"no URL: {text[:100]!r}") from error
 
 
+@lru_cache(8192)
 def _is_host(host: str) -> bool:
     """A name of the DNS or an address in its usual notation; not `2130706433`, `0x7f.1` and their like."""
     if ":" in host:
