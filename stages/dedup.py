@@ -28,6 +28,7 @@ from stages.base import (
 from stages.contamination import MATCHED
 from stages.decide import Decided
 from stages.doubts import Judge
+from stages.forecast import Forecast
 from stages.merging import CAPTIONS, MOVED, entries, merged
 from stages.narrow import NarrowRows, greys_of, input_rows, key_texts, narrow_files, read_rows, row_units
 from stages.nearness import Doubtful, Looks, Narrow, Pairs, read_links
@@ -68,16 +69,25 @@ class DedupConfig:
     partition_rows: int = operational(
         50_000_000, help="rows from which on the search for near hashes is dealt to units"
     )
+    max_minutes: int = operational(
+        60, help="minutes of one core beyond which a search for near hashes is not begun, by its estimate"
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.radius <= 8:
             raise ValueError(f"radius: a whole number from 0 to 8 is wanted, found {self.radius}")
         if self.partition_rows < 1:
             raise ValueError(f"partition_rows: a whole number from 1 on is wanted, found {self.partition_rows}")
+        if self.max_minutes < 1:
+            raise ValueError(f"max_minutes: a whole number from 1 on is wanted, found {self.max_minutes}")
 
     def partitions(self, rows: int) -> int:
         """Partitions of each band for an input of `rows`; 1 when one unit searches them all."""
         return -(-rows // self.partition_rows) if self.radius else 1
+
+    def forecast(self, rows: int) -> Forecast:
+        """What the search for near hashes among `rows` would take."""
+        return Forecast(rows=rows, radius=self.radius, orientations=self.orientations)
 
     def listed_hashes(self) -> Hashes:
         """Perceptual hashes of the blocklists."""
@@ -102,6 +112,12 @@ class DedupStage(Stage):
         tests = [TestSets(self.config.against)] if self.config.against else []
         search = [Narrow(self.config), Pairs(self.config), Doubtful(self.config), Looks()]
         return [*tests, *search, Decide(self.config), Captions(), Map()]
+
+    def estimate(self, ws: Workspace) -> str:
+        """Time and chance pairs of the search for near hashes, and that it wants a confirmation."""
+        forecast = self.config.forecast(input_rows(ws))
+        bound = self.config.max_minutes
+        return f"{forecast}" + (f", more than max_minutes ({bound}) allows" if forecast.minutes > bound else "")
 
     def named_files(self) -> list[str]:
         """The blocklists and the files of the test sets."""

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from stages.errors import UserError
 from stages.hamming import chance_pairs, estimated_seconds
 
 
-def sentence(hashes: int, radius: int) -> str:
-    """Chance pairs and time for so many hashes, were they all different and random."""
-    minutes = estimated_seconds(hashes, radius) / 60
-    return (
-        f"{hashes:,} hashes within {radius} bits: about {minutes:,.1f} minutes of one core, "
-        f"{chance_pairs(hashes, radius):,.0f} pairs by chance"
-    )
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Of a search among rows whose hashes were all different and random: no less, where few are equal."""
 
+    rows: int
+    radius: int
+    orientations: int = 1
 
-def refuse_beyond(minutes: int, hashes: int, radius: int) -> None:
-    """Let nobody begin a search of days unknowingly.
+    @property
+    def minutes(self) -> float:
+        """Of one core; each turned view is searched together with the images as they stand."""
+        seconds = estimated_seconds(self.rows, self.radius)
+        return (seconds + (self.orientations - 1) * estimated_seconds(2 * self.rows, self.radius)) / 60
 
-    Raises:
-        UserError: it would take longer than `max_minutes`.
-    """
-    if estimated_seconds(hashes, radius) > minutes * 60:
-        raise UserError(
-            f"stages.dedup.max_minutes is {minutes}, but {sentence(hashes, radius)}; "
-            "raise max_minutes to have it done, or lower radius"
+    @property
+    def pairs(self) -> float:
+        """Pairs within the radius by chance."""
+        return chance_pairs(self.rows, self.radius) * (2 * self.orientations - 1)
+
+    def __str__(self) -> str:
+        return (
+            f"near hashes of {self.rows:,} rows within {self.radius} bits take about {self.minutes:,.1f} minutes "
+            f"of one core, with {self.pairs:,.0f} pairs by chance"
         )
+
+    def refuse_beyond(self, minutes: int) -> None:
+        """Let nobody begin a search of days unknowingly.
+
+        Raises:
+            UserError: it would take longer.
+        """
+        if self.minutes > minutes:
+            raise UserError(
+                f"stages.dedup.max_minutes: found {minutes}, but {self}; raise it to go on, or lower radius"
+            )

@@ -49,7 +49,8 @@ class Narrow(Phase):
         self.config = config
 
     def cut(self, ws: Workspace) -> list[Unit]:
-        """Groups of input parts."""
+        """Groups of input parts, if the search that follows is not too long."""
+        self.config.forecast(input_rows(ws)).refuse_beyond(self.config.max_minutes)
         return row_units(ws)
 
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:

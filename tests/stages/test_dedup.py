@@ -15,11 +15,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from curation.workspace import StageRun, UnitWorkspace
+from stages.base import OutputFile, Unit
 from stages.dedup import DedupConfig, DedupStage
+from stages.errors import UserError
 from stages.hamming import pairs_in_band
 from stages.keys import make_key
 from stages.narrow import comparable_urls
 from stages.schema import CAPTION, COMMON, DOWNLOAD, conform, extend
+from stages.storage import Store
 from stages.urls import canonical_url
 from tests.harness import give_input, read_output, run_stage
 
@@ -300,6 +304,29 @@ def test_says_whose_rows_stood_for_whose(tmp_path: Path) -> None:
         "second": {"kept": 2, "twins_of": {"first": 2, "second": 1}},
         "third": {"kept": 0, "twins_of": {"first": 1}},
     }
+
+
+def input_of(rows: int, root: Path) -> UnitWorkspace:
+    """The workspace of a stage whose input has so many rows."""
+    part = OutputFile(path="download/part-0.parquet", rows=rows, bytes=0, sha256="")
+    give_input(root, "download", [], extra=[part])
+    run = StageRun(store=Store(str(root)), stage="dedup", fingerprint="x", input_stage="download")
+    return UnitWorkspace(run, "cut", Unit(id="cut"))
+
+
+def test_long_searches_want_a_confirmation(tmp_path: Path) -> None:
+    (tmp_path / "small").mkdir()
+    (tmp_path / "large").mkdir()
+    small, large = input_of(10**6, tmp_path / "small"), input_of(10**9, tmp_path / "large")
+    stage = DedupStage(DedupConfig(radius=8))
+    assert "1,000,000 rows within 8 bits take about 0.2 minutes of one core, with 139 pairs" in stage.estimate(small)
+    assert stage.estimate(large).endswith("more than max_minutes (60) allows")
+    assert stage.phases()[0].cut(small)
+    with pytest.raises(UserError, match=r"^stages\.dedup\.max_minutes: found 60, but .* minutes of one core"):
+        stage.phases()[0].cut(large)
+    confirmed = DedupStage(DedupConfig(radius=8, max_minutes=10**6))
+    assert confirmed.phases()[0].cut(large)
+    assert DedupStage(DedupConfig()).phases()[0].cut(large), "the default's radius is quick for a billion"
 
 
 def test_a_crowd_of_equal_and_near_hashes_takes_no_quadratic_time(tmp_path: Path) -> None:
