@@ -85,7 +85,9 @@ class RowDoubts:
         """The first of the others that shows the same image."""
         rows = np.array(others, np.int64)
         same = ~self._is_other_view(row, rows)
-        ask = same & (self.plain[row] | self.plain[rows] | (self._bits(row, rows) > ALONE))
+        ask = same & (self.plain[row] | self.plain[rows])
+        if self.judge.radius > ALONE:
+            ask |= same & (self._bits(row, rows) > ALONE)
         ask &= (self.grey[rows] != NONE) & (self.grey[row] != NONE)
         if ask.any():
             grey, greys = self.judge.greys[self.grey[row]], self.judge.greys[self.grey[rows[ask]]]
