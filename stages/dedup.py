@@ -246,17 +246,22 @@ def _unit_decisions(decided: Decided, rank: Ids, row: Ids, code: Ids, ends: NDAr
     """DECISION for rows of one unit, given by their places in the total order, NONE for barred ones."""
     barred = rank == NONE
     kept = code == NONE
-    survivor, component = decided.survivor[rank], decided.component[rank]
-    place = decided.rows[survivor]
+    survivor, component = (_taken(of, rank) for of in (decided.survivor, decided.component))
+    place = _taken(decided.rows, survivor)
     unit = np.searchsorted(ends, place, side="right") - 1
     columns = [
         pa.array(row),
         pa.DictionaryArray.from_arrays(pa.array(code.astype(np.int8), mask=kept), pa.array(REASONS)),
-        *(_masked(key_texts(decided.keys[0][of], decided.keys[1][of]), barred) for of in (survivor, component)),
+        *(_masked(key_texts(*(_taken(half, of) for half in decided.keys)), barred) for of in (survivor, component)),
         *(pa.array(values, mask=barred | kept) for values in (unit, place - ends[unit])),
         pa.array(rank),
     ]
     return pa.table(columns, names=DECISION.names).cast(DECISION)
+
+
+def _taken(values: NDArray[Any], places: Ids) -> NDArray[Any]:
+    """Values at some places; whatever there is for NONE."""
+    return values[places] if len(values) else np.zeros(len(places), values.dtype)
 
 
 def _masked(texts: pa.Array, mask: NDArray[np.bool_]) -> pa.Array:

@@ -66,7 +66,7 @@ class Narrow(Phase):
         meta: dict[str, Any] = {}
         if self.config.against:
             meta["tested"] = ws.write_table("tested", tested, kind="side").path
-            meta["matched"] = Counter(tested["test_match"].to_pylist())
+            meta["matched"] = dict(Counter(tested["test_match"].to_pylist()))
         partitions = self.config.partitions(input_rows(ws))
         if partitions > 1:
             meta["upright"] = ws.write_table("upright", self._dealt(upright(table), partitions), kind="side").path

@@ -185,7 +185,7 @@ def test_without_a_thumbnail_the_hash_decides(tmp_path: Path) -> None:
 )
 def test_other_views_of_a_place_are_linked_and_stay(other: dict[str, Any], linked: bool, tmp_path: Path) -> None:
     grey = grain(smooth(3, 40), 0, 2.0)
-    place = {"location": "airport_0", "acquired_at": DAYS[0], "modality": "rgb"}
+    place: dict[str, Any] = {"location": "airport_0", "acquired_at": DAYS[0], "modality": "rgb"}
     first = pictured(0, grey, width=900, url="airport/airport_0/airport_0_0_rgb.jpg", **place)
     second = pictured(1, grey, **{"url": "airport/airport_0/airport_0_1_rgb.jpg", **place, **other})
     found = run([first, second], tmp_path / "image")
