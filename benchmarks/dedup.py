@@ -163,8 +163,8 @@ def _against_imagededup(args: argparse.Namespace, hashes: Hashes, ours: float, p
         whole = many * (len(hashes) / sizes[1]) ** power * len(hashes)
         same = {(i, j) for i, j in found[1]["pairs"][name]} == expected
         print(
-            f"imagededup {name}: {1000 * few:.2f} and {1000 * many:.2f} ms a query among {sizes[0]:,} and {sizes[1]:,}, "
-            f"so {whole:,.0f} s (n^{1 + power:.2f}), {whole / ours:,.0f} times ours, same pairs: {same}"
+            f"imagededup {name}: {1000 * few:.2f} and {1000 * many:.2f} ms a query among {sizes[0]:,} and "
+            f"{sizes[1]:,}, so {whole:,.0f} s (n^{1 + power:.2f}), {whole / ours:,.0f} times ours, same pairs: {same}"
         )
 
 

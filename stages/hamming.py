@@ -18,6 +18,8 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.errors import UnitError
+
 BITS = 64
 LARGE_BUCKET = 2048
 """Hashes of one bucket, or geometric mean of two, beyond which the bucket is searched by its other bits."""
@@ -30,9 +32,22 @@ COMPARE = 0.15
 """Work of comparing a pair where all are compared with all, in the units of `_cost`."""
 SAMPLE = 1 << 16
 
+MOST_PAIRS = 1 << 28
+"""Pairs that one search may find: 16 bytes of memory each, some four times over."""
+
 Hashes = NDArray[np.uint64]
 Indices = NDArray[np.int64]
 Pairs = tuple[Indices, Indices]
+
+
+class TooManyPairs(UnitError):
+    """So many hashes are near each other that their pairs do not fit memory."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(
+            f"more than {count:,} pairs of hashes are within the radius of each other: a crowd of images is almost "
+            "alike; lower stages.dedup.radius"
+        )
 
 
 def pairs_within(hashes: Hashes, radius: int) -> Pairs:
@@ -44,6 +59,9 @@ def pairs_within(hashes: Hashes, radius: int) -> Pairs:
 
     Returns:
         (i, j), int64, i < j, sorted by (j, i).
+
+    Raises:
+        TooManyPairs: there are more than MOST_PAIRS.
     """
     hashes = np.ascontiguousarray(hashes, dtype=np.uint64)
     return _joined(_search(hashes, tuple(range(BITS)), radius, radius))
@@ -51,7 +69,13 @@ def pairs_within(hashes: Hashes, radius: int) -> Pairs:
 
 def _joined(chunks: Iterable[Pairs]) -> Pairs:
     """All chunks as one, smaller row first, sorted."""
-    found = list(chunks)
+    found: list[Pairs] = []
+    count = 0
+    for chunk in chunks:
+        found.append(chunk)
+        count += len(chunk[0])
+        if count > MOST_PAIRS:
+            raise TooManyPairs(count)
     if not found:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     left = np.concatenate([np.minimum(i, j) for i, j in found])

@@ -101,6 +101,16 @@ def test_a_hundred_thousand_hashes_around_one_are_no_quadratic_bucket() -> None:
         assert near.sum() - 1 == np.count_nonzero(i == row) + np.count_nonzero(j == row)
 
 
+def test_a_crowd_whose_pairs_do_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = clustered(np.random.default_rng(1), 3000, centres=1, flips=3)
+    pairs = len(found(crowd, 6))
+    monkeypatch.setattr(hamming, "MOST_PAIRS", pairs)
+    assert len(found(crowd, 6)) == pairs
+    monkeypatch.setattr(hamming, "MOST_PAIRS", pairs - 1)
+    with pytest.raises(hamming.TooManyPairs, match=r"lower stages\.dedup\.radius"):
+        pairs_within(crowd, 6)
+
+
 def test_as_many_chance_pairs_as_foretold() -> None:
     assert chance_pairs(5_000_000, 8) == pytest.approx(3477, rel=0.001)
     hashes = np.random.default_rng(8).integers(0, 2**64, 300_000, dtype=np.uint64)
