@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from stages import twins
 from stages.blocklist import Blocklist
 from stages.doubts import Judge
+from stages.hamming import distinct
 from stages.narrow import (
     HAS_CONTENT,
     HAS_PHASH,
@@ -122,7 +123,7 @@ class Links:
     @property
     def rows(self) -> Ids:
         """All of them, ascending."""
-        return np.unique(np.concatenate([view.rows for view in self.views]))
+        return distinct(np.concatenate([view.rows for view in self.views]))
 
     def of(self, rows: Ids) -> Ids:
         """(n, views) ids of other rows."""
@@ -174,10 +175,12 @@ def decide(narrow: NarrowRows, links: Links, listed: Blocklist, judge: Judge | N
         blocked[view.rows[np.isin(view.ids, links.near.touching(listed_ids))]] = True
     barred = blocked | (known & IS_TESTED > 0)
     place = _places(narrow, known)
-    rows = np.unique(np.concatenate([url.rows, content.rows, place.rows, links.rows]))
+    rows = distinct(np.concatenate([url.rows, content.rows, place.rows, links.rows]))
     rows, keys = _in_total_order(narrow, rows[~barred[rows]])
     images = links.of(rows)
-    near = links.near.without(np.setdiff1d(np.arange(links.near.nodes), images))
+    unseen = np.ones(links.near.nodes + 1, bool)
+    unseen[images] = False  # NONE (−1) is the last
+    near = links.near.without(np.flatnonzero(unseen[:-1]))
     images[:, 1:][near.lonely[images[:, 1:]]] = NONE  # a turned hash is nothing to others that share it
     places = place.of(rows)
     doubts = judge.doubts(narrow, rows, places) if judge else None
@@ -234,7 +237,7 @@ def equal_hashes(phash: Hashes, known: NDArray[Any], wanted: Hashes) -> tuple[Sh
     order = np.argsort(phash[rows])
     rows = rows[order]
     ordered = phash[rows]
-    hashes = np.unique(np.concatenate([ordered[_repeated(ordered)], wanted]))
+    hashes = distinct(np.concatenate([ordered[_repeated(ordered)], wanted]))
     first = np.searchsorted(ordered, hashes, side="left")
     count = np.searchsorted(ordered, hashes, side="right") - first
     places = np.repeat(first - np.cumsum(count) + count, count) + np.arange(count.sum())

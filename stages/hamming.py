@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, combinations
 from math import comb
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,6 +123,19 @@ def deal(hashes: Hashes, bits: tuple[int, ...], partitions: int) -> Indices:
     """The partition, 0 to partitions − 1, of each hash; equal where the hashes agree in `bits`."""
     mixed = extract_bits(hashes, bits) * np.uint64(0x9E3779B97F4A7C15)  # spreads neighbouring values
     return ((mixed >> np.uint64(32)) % np.uint64(partitions)).astype(np.int64)
+
+
+def distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """All different values, sorted: for 64-bit numbers a hundred times as fast as `np.unique`, which hashes them."""
+    ordered = np.sort(values)
+    return ordered[_first_of_run(ordered)]
+
+
+def _first_of_run(ordered: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a value of a sorted array stands for the first time."""
+    first = np.ones(len(ordered), bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return first
 
 
 def chance_pairs(rows: int, radius: int) -> float:
@@ -237,9 +251,10 @@ def _least_cost(bits: tuple[int, ...], near: int, entropy: NDArray[np.float64], 
 def _search_band(hashes: Hashes, bits: tuple[int, ...], band: _Band, near: int, radius: int) -> Iterator[Pairs]:
     """Pairs within `radius` whose band keys differ by at most the band's limit."""
     keys = extract_bits(hashes, band.bits)
-    order = np.argsort(keys, kind="stable")
-    keys, starts = np.unique(keys[order], return_index=True)
-    buckets = _Buckets(hashes[order], keys, starts, np.append(starts[1:], len(order)))
+    order = np.argsort(keys)
+    keys = keys[order]
+    starts = np.flatnonzero(_first_of_run(keys))
+    buckets = _Buckets(hashes[order], keys[starts], starts, np.append(starts[1:], len(order)))
     rest = tuple(bit for bit in bits if bit not in band.bits)
     for i, j in buckets.pairs(band, rest, near, radius):
         yield order[i], order[j]
@@ -269,8 +284,10 @@ class _Buckets:
                 yield from self._between_large(a, b, rest, near - int(flip.bit_count()), radius)
 
     def _within(self, rest: tuple[int, ...], near: int, radius: int) -> Iterator[Pairs]:
-        large = self.ends - self.starts > LARGE_BUCKET
-        yield from _within_runs(self.hashes, self.starts[~large], self.ends[~large], radius)
+        sizes = self.ends - self.starts
+        large = sizes > LARGE_BUCKET
+        small = (sizes > 1) & ~large
+        yield from _within_runs(self.hashes, self.starts[small], self.ends[small], radius)
         for bucket in np.flatnonzero(large):
             rows = np.arange(self.starts[bucket], self.ends[bucket])
             for i, j in _search(self.hashes[rows], rest, near, radius):

@@ -177,7 +177,7 @@ class Doubtful(Phase):
         known = rows.column("known")
         plain = np.concatenate([view.ids[(known[view.rows] & IS_PLAIN) > 0] for view in links.views])
         ids = unsure(links.near, plain, self.config.radius)
-        wanted = np.unique(np.concatenate([view.rows[np.isin(view.ids, ids)] for view in links.views]))
+        wanted = hamming.distinct(np.concatenate([view.rows[np.isin(view.ids, ids)] for view in links.views]))
         wanted = wanted[(known[wanted] & HAS_THUMBNAIL) > 0]
         starts = np.searchsorted(wanted, rows.ends)
         tables = (
@@ -236,7 +236,7 @@ def _turnable(table: pa.Table) -> Any:
 
 def distinct(arrays: Iterable[Hashes]) -> Hashes:
     """All different values, sorted."""
-    return np.unique(joined(arrays))
+    return hamming.distinct(joined(arrays))
 
 
 def joined(arrays: Iterable[Hashes]) -> Hashes:

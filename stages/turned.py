@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages import hamming
 from stages.twins import Hashes, HashPairs
@@ -32,8 +33,8 @@ _NO_PAIRS = (np.empty(0, np.int64), np.empty(0, np.int64))
 def _between(left: Hashes, right: Hashes, search: Callable[[Hashes], hamming.Pairs]) -> HashPairs:
     if not len(left) or not len(right):
         return left[:0], right[:0]
-    hashes = np.union1d(left, right)
-    in_left, in_right = np.isin(hashes, left), np.isin(hashes, right)
+    hashes = hamming.distinct(np.concatenate([left, right]))
+    in_left, in_right = _among(left, hashes), _among(right, hashes)
     i, j = search(hashes)
     forth, back = in_left[i] & in_right[j], in_left[j] & in_right[i]
     equal = np.flatnonzero(in_left & in_right)
@@ -41,3 +42,10 @@ def _between(left: Hashes, right: Hashes, search: Callable[[Hashes], hamming.Pai
     other = hashes[np.concatenate([j[forth], i[back], equal])]
     order = np.lexsort((other, one))
     return one[order], other[order]
+
+
+def _among(some: Hashes, hashes: Hashes) -> NDArray[np.bool_]:
+    """Which of the hashes are among sorted ones."""
+    place = np.minimum(np.searchsorted(some, hashes), len(some) - 1)
+    found: NDArray[np.bool_] = some[place] == hashes
+    return found

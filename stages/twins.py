@@ -18,6 +18,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.hamming import distinct
+
 REASONS = ("duplicate_url", "duplicate_bytes", "duplicate_image")
 """Strongest first."""
 NONE = -1
@@ -65,7 +67,7 @@ class Near:
     @classmethod
     def among(cls, hashes: Hashes, pairs: HashPairs, turned_pairs: HashPairs) -> Near:
         """From sorted distinct hashes, pairs of them, and pairs of one and a turned image's, given as hashes."""
-        turned = np.unique(turned_pairs[1])
+        turned = distinct(turned_pairs[1])
         one = (np.searchsorted(hashes, side) for side in (pairs[0], turned_pairs[0]))
         other = (np.searchsorted(hashes, pairs[1]), len(hashes) + np.searchsorted(turned, turned_pairs[1]))
         return cls(hashes=hashes, turned=turned, left=np.concatenate([*one]), right=np.concatenate(other))
@@ -86,12 +88,22 @@ class Near:
 
     def touching(self, ids: Ids) -> Ids:
         """Some ids and those that match one of them."""
-        of_left, of_right = np.isin(self.left, ids), np.isin(self.right, ids)
-        return np.unique(np.concatenate([ids, self.right[of_left], self.left[of_right]]))
+        given = self._flags(ids)
+        near = given.copy()
+        near[self.right[given[self.left]]] = True
+        near[self.left[given[self.right]]] = True
+        return np.flatnonzero(near)
+
+    def _flags(self, ids: Ids) -> NDArray[np.bool_]:
+        """(nodes,) whether an id is among some."""
+        flags = np.zeros(self.nodes, bool)
+        flags[ids] = True
+        return flags
 
     def without(self, ids: Ids) -> Near:
         """The same hashes, less the pairs of some."""
-        stays = ~(np.isin(self.left, ids) | np.isin(self.right, ids))
+        goes = self._flags(ids)
+        stays = ~(goes[self.left] | goes[self.right])
         return replace(self, left=self.left[stays], right=self.right[stays])
 
 
