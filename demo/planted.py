@@ -7,14 +7,16 @@ import struct
 import zlib
 
 import imagehash
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from demo import captions
 from demo.corpus import Corpus, Row, encode
-from demo.web import BLOCKED, BUSY, DAMAGED, MOVED, OPT_OUT, ROBOTS, SLOW, Page
+from demo.web import BLOCKED, BUSY, DAMAGED, LOST, MOVED, OPT_OUT, ROBOTS, SLOW, Page
 
 RADIUS = 2
 """Of the demo's recipe: planted near-twins lie within it, planted look-alikes beyond."""
+PLACEHOLDER_URLS = 10
+"""The option's default: so many URLs of a host with the same bytes and other captions stand for lost pictures."""
 DEAD_PORT = 9
 """The discard port of a loopback host: nothing listens there."""
 METADATA_SERVICE = "http://169.254.169.254/latest/meta-data/"
@@ -31,6 +33,7 @@ def plant(corpus: Corpus) -> None:
     twins_by_bytes(corpus)
     twins_by_sight(corpus)
     odd_captions(corpus)
+    placeholders(corpus)
 
 
 def dropped_by_metadata(corpus: Corpus) -> None:
@@ -92,7 +95,8 @@ def refused(corpus: Corpus) -> None:
     scene, _ = corpus.scene()
     hidden = Page(body=encode(scene))
     drop("disallowed by robots.txt", "laion2b", "robots", corpus.web.add(ROBOTS, "/private/a.jpg", hidden))
-    corpus.add("allowed by the same robots.txt", "laion2b", *corpus.picture(host=ROBOTS))
+    allowed = corpus.picture(host=ROBOTS)
+    corpus.add("allowed by the same robots.txt", "laion2b", *allowed, columns={"honoured": "robots.txt: allowed"})
     for source, rule in (("coyo700m", "noai"), ("laion2b", "noimageai")):
         url, _ = corpus.picture(host=OPT_OUT, headers={"X-Robots-Tag": rule})
         drop(f"opts out by X-Robots-Tag: {rule}", source, "opt_out", url)
@@ -301,3 +305,32 @@ def odd_captions(corpus: Corpus) -> None:
     several("YFCC description, percent-encoded", "yfcc15m", text, "Holiday, day 3", text)
     text = "aerial view of roofs"
     several("third region phrase", "vg", text, "grey roof", "a road", text)
+
+
+def placeholders(corpus: Corpus) -> None:
+    """A host that sends one picture in place of all it has lost; and a picture that is used just not so often."""
+    image = Image.new("RGB", (320, 240), (226, 226, 226))
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((90, 60, 230, 150), outline=(150, 150, 150), width=6)
+    pen.line((90, 60, 230, 150), fill=(150, 150, 150), width=6)
+    pen.text((110, 180), "This image is gone", fill=(90, 90, 90))
+    body = encode(image, "png")
+    for number in range(PLACEHOLDER_URLS):
+        source = ("laion2b", "coyo700m", "cc12m")[number % 3]
+        url = corpus.serve(body, "png", host=LOST)
+        words = f"{corpus.words()}, lost picture {number}"
+        corpus.drop("image that stands for a lost one", source, url, "download", "placeholder", caption=words)
+    image, _ = corpus.scene()
+    body = encode(image)
+    row = corpus.add("picture used often", "laion2b", corpus.serve(body, host=LOST), corpus.words())
+    for number in range(PLACEHOLDER_URLS - 2):
+        url = corpus.serve(body, host=LOST)
+        _twin(
+            corpus,
+            "the same picture again",
+            "cc3m",
+            url,
+            "duplicate_bytes",
+            row,
+            caption=f"Aerial view, again {number}",
+        )

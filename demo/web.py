@@ -16,8 +16,8 @@ from typing import Any
 
 CDN = tuple(f"127.0.0.{number}" for number in range(11, 19))
 """Hosts that behave."""
-ROBOTS, OPT_OUT, SLOW, BUSY, BLOCKED, MOVED, DAMAGED = (f"127.0.0.{number}" for number in range(21, 28))
-HOSTS = (*CDN, ROBOTS, OPT_OUT, SLOW, BUSY, BLOCKED, MOVED, DAMAGED)
+ROBOTS, OPT_OUT, SLOW, BUSY, BLOCKED, MOVED, DAMAGED, LOST = (f"127.0.0.{number}" for number in range(21, 29))
+HOSTS = (*CDN, ROBOTS, OPT_OUT, SLOW, BUSY, BLOCKED, MOVED, DAMAGED, LOST)
 PORT = 18_765
 """Keys depend on URLs and URLs on the port, so it is fixed; the next free one is taken where it is in use."""
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from stages import blocklist
 from stages.base import Phase, Result, Stage, Unit, Workspace, operational, semantic
 from stages.fetch import folder, opt_out, resize
-from stages.fetch.addresses import networks
+from stages.fetch.addresses import check_nameserver, networks
 from stages.fetch.adopt import Known, Terms, adopt, matching
 from stages.fetch.chunks import Chunk, ChunkPhase, PartitionPhase, canonical_urls, kept_rows, lanes_of, url_hash
 from stages.fetch.facts import URL, facts_table
@@ -74,6 +74,8 @@ class DownloadConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; accepted: 0 or more")
         networks(self.allow_private)
+        for server in self.nameservers:
+            check_nameserver(server)
         if not self.agent.isprintable() or not self.agent.isascii():
             raise ValueError(
                 f"user_agent or contact make {self.agent!r}; accepted: printable ASCII, as headers take it"

@@ -40,6 +40,20 @@ def networks(texts: Sequence[str]) -> tuple[Network, ...]:
     return tuple(found)
 
 
+def check_nameserver(text: str) -> None:
+    """Raise ValueError, in a sentence, for what is no `address`, `address:port` or `[address]:port`."""
+    host, colon, port = text.rpartition(":")
+    if not colon or (text.count(":") > 1 and not host.endswith("]")):
+        host, port = text, "53"
+    try:
+        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        valid = port.isdecimal() and 0 < int(port) < 65536
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError(f"nameservers holds {text!r}; accepted: addresses like 9.9.9.9, 127.0.0.1:5353 or [::1]:53")
+
+
 def is_public(address: Address) -> bool:
     """Whether the address, and any IPv4 address wrapped in it, belongs to the public internet."""
     if isinstance(address, IPv6Address):

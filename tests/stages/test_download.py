@@ -276,6 +276,11 @@ def test_an_img2dataset_folder_stands_in_for_the_web(tmp_path: Path, server: Web
         ({"timeout_s": 0}, "timeout_s is 0"),
         ({"retries": -1}, "retries is -1"),
         ({"allow_private": ("home",)}, "allow_private holds 'home'"),
+        ({"first_byte_s": 0}, "first_byte_s is 0"),
+        ({"per_host_rate": -1.0}, "per_host_rate is -1.0"),
+        ({"placeholder_urls": -1}, "placeholder_urls is -1"),
+        ({"nameservers": ("dns.example",)}, "nameservers holds 'dns.example'"),
+        ({"nameservers": ("127.0.0.1:0",)}, "nameservers holds '127.0.0.1:0'"),
         ({"resize": {"size": 3}}, "resize.size is unknown"),
         ({"resize": {"image_size": "x"}}, "resize.image_size is 'x'"),
         ({"resize": {"resize_mode": "squash"}}, "resize.resize_mode is 'squash'"),
@@ -284,6 +289,11 @@ def test_an_img2dataset_folder_stands_in_for_the_web(tmp_path: Path, server: Web
 def test_wrong_options_are_named(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         DownloadConfig(**changes)
+
+
+def test_nameservers_are_addresses_with_or_without_a_port() -> None:
+    servers = ("9.9.9.9", "127.0.0.1:5353", "2620:fe::fe", "[::1]:53")
+    assert DownloadConfig(nameservers=servers).fetch_options().nameservers == servers
 
 
 def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
