@@ -8,14 +8,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.dedup import give_rows
 from curation import commit
 from curation.execute import UnitsFailed, run_phase
 from curation.finish import finish
 from curation.manifest import Manifest
 from curation.progress import Display
 from curation.workspace import StageRun
+from stages.dedup import DedupConfig, DedupStage
 from stages.storage import Store
-from tests.harness import give_input
+from tests.harness import give_input, run_stage
 from tests.toy import ToyConfig, ToyStage, numbers
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -80,3 +82,24 @@ def test_results_of_another_fingerprint_are_swept_when_cheap(root: Path) -> None
     assert second.kept == 3
     assert not any((root / file.path).exists() for file in first.outputs)
     assert commit.runs(Store(str(root)), "toy") == ["e" * 32]
+
+
+def test_dedup_dealt_to_units_writes_what_one_process_writes(tmp_path: Path) -> None:
+    written = []
+    for limit in (10**6, 10_000):
+        root = tmp_path / str(limit)
+        give_rows(root, 30_000, part=5_000)
+        stage = DedupStage(DedupConfig(radius=3, partition_rows=limit))
+        if limit == 10**6:
+            written.append(run_stage(stage, root, "download", sources=["a", "b", "c"]))
+            continue
+        run = StageRun(
+            store=Store(str(root)), stage="dedup", fingerprint="f", input_stage="download", sources=("a", "b", "c")
+        )
+        units = {phase.name: run_phase(run, phase, Display(StringIO())).units for phase in stage.phases()}
+        assert units["pairs"] == 3 * 4
+        written.append(finish(run, stage, stage.phases(), {}, [], seconds=1, rows_done=0, device="test"))
+    one, dealt = written
+    assert dealt.summary == one.summary
+    assert one.counts["a"]["dropped"]["duplicate_image"] > 100
+    assert [file.sha256 for file in dealt.outputs] == [file.sha256 for file in one.outputs]
