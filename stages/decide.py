@@ -164,12 +164,10 @@ def decide(narrow: NarrowRows, links: Links, listed: Blocklist, judge: Judge | N
         judge: settles where near hashes alone do not decide.
     """
     known = narrow.column("known")
-    url = equal_values(narrow.halves("url"), known & HAS_URL)
-    halves = narrow.halves("content")
-    content = equal_values(halves, known & HAS_CONTENT)
+    url = equal_values(narrow, "url", known & HAS_URL)
+    content = equal_values(narrow, "content", known & HAS_CONTENT)
     blocked = np.zeros(len(known), bool)
-    blocked[np.flatnonzero(known & HAS_CONTENT)[_among(halves, known & HAS_CONTENT, listed)]] = True
-    del halves
+    blocked[_listed(narrow, known & HAS_CONTENT, listed)] = True
     listed_ids = np.searchsorted(links.near.hashes, np.array(sorted(listed.phash), np.uint64))
     for view in links.views:
         blocked[view.rows[np.isin(view.ids, links.near.touching(listed_ids))]] = True
@@ -201,22 +199,27 @@ def _places(narrow: NarrowRows, known: NDArray[Any]) -> Shared:
     """The rows whose location another row has, too."""
     if not (known & HAS_PLACE).any():
         return Shared(rows=np.empty(0, np.int64), ids=np.empty(0, np.int64))
-    return equal_values(narrow.halves("place"), known & HAS_PLACE)
+    return equal_values(narrow, "place", known & HAS_PLACE)
 
 
-def equal_values(values: Halves, known: NDArray[Any]) -> Shared:
+def equal_values(narrow: NarrowRows, name: str, known: NDArray[Any]) -> Shared:
     """The rows whose 128-bit value another row has, too; `known` is zero where a row has none."""
-    high, low = values
-    rows = np.flatnonzero(known)
-    order = np.argsort(high[rows])
-    rows = rows[order][_repeated(high[rows][order])]
-    order = np.lexsort((low[rows], high[rows]))  # only rows whose higher halves meet get here
-    rows = rows[order]
+    rows = _with_equal(narrow.column(f"{name}_high"), known)
+    high, low = (narrow.column(f"{name}_{half}")[rows] for half in ("high", "low"))
+    order = np.lexsort((low, high))
+    rows, high, low = rows[order], high[order], low[order]
     new = np.ones(len(rows), bool)
-    new[1:] = (high[rows][1:] != high[rows][:-1]) | (low[rows][1:] != low[rows][:-1])
+    new[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
     ids = np.cumsum(new) - 1
     shared = np.bincount(ids, minlength=1)[ids] > 1
     return _by_row(rows[shared], ids[shared])
+
+
+def _with_equal(values: NDArray[np.uint64], known: NDArray[Any]) -> Ids:
+    """Rows whose value stands more than once."""
+    order = np.argsort(values)
+    order = order[_repeated(values[order])]
+    return order[known[order] > 0]
 
 
 def _repeated(ordered: NDArray[Any]) -> NDArray[np.bool_]:
@@ -233,31 +236,32 @@ def _by_row(rows: Ids, ids: Ids) -> Shared:
 
 def equal_hashes(phash: Hashes, known: NDArray[Any], wanted: Hashes) -> tuple[Shared, Hashes]:
     """The rows whose hash is another row's or wanted; and those hashes, sorted, which their ids index."""
-    rows = np.flatnonzero(known)
-    order = np.argsort(phash[rows])
-    rows = rows[order]
-    ordered = phash[rows]
-    hashes = distinct(np.concatenate([ordered[_repeated(ordered)], wanted]))
+    order = np.argsort(phash)
+    ordered = phash[order]
+    repeated = order[_repeated(ordered)]
+    hashes = distinct(np.concatenate([phash[repeated[known[repeated] > 0]], wanted]))
     first = np.searchsorted(ordered, hashes, side="left")
     count = np.searchsorted(ordered, hashes, side="right") - first
-    places = np.repeat(first - np.cumsum(count) + count, count) + np.arange(count.sum())
-    return _by_row(rows[places], np.repeat(np.arange(len(hashes)), count)), hashes
+    rows = order[np.repeat(first - np.cumsum(count) + count, count) + np.arange(count.sum())]
+    ids = np.repeat(np.arange(len(hashes)), count)
+    here = known[rows] > 0
+    return _by_row(rows[here], ids[here]), hashes
 
 
-def _among(values: Halves, known: NDArray[Any], listed: Blocklist) -> NDArray[np.bool_]:
-    """Which of the rows with known bytes have listed ones."""
-    rows = np.flatnonzero(known)
+def _listed(narrow: NarrowRows, known: NDArray[Any], listed: Blocklist) -> Ids:
+    """The rows with listed bytes."""
+    if not listed.sha256:
+        return np.empty(0, np.int64)
     digests = content_halves(pa.chunked_array([sorted(listed.sha256)], pa.string()))
     wanted = set(zip(*(half.tolist() for half in digests), strict=True))
-    found = np.isin(values[0][rows], digests[0])
-    near = np.flatnonzero(found)
-    found[near] = [pair in wanted for pair in zip(*(half[rows[near]].tolist() for half in values), strict=True)]
-    return found
+    rows = np.flatnonzero((known > 0) & np.isin(narrow.column("content_high"), digests[0]))
+    halves = (narrow.column(f"content_{half}")[rows].tolist() for half in ("high", "low"))
+    return rows[[pair in wanted for pair in zip(*halves, strict=True)]]
 
 
 def _in_total_order(narrow: NarrowRows, rows: Ids) -> tuple[Ids, Halves]:
     """Rows by source precedence, more pixels, longer caption, smaller key; and their keys."""
-    high, low = (half[rows] for half in narrow.halves("key"))
+    high, low = (narrow.column(f"key_{half}")[rows] for half in ("high", "low"))
     before = [-narrow.column(name)[rows].astype(np.int64) for name in ("caption_length", "pixels")]
     order = np.lexsort((low, high, *before, narrow.column("source")[rows]))
     return rows[order], (high[order], low[order])

@@ -266,7 +266,3 @@ class NarrowRows:
         for file, start in zip(self._files, self.ends, strict=False):
             values[start : start + file.rows] = self._ws.read_table(file.path, columns=[name])[name].to_numpy()
         return values
-
-    def halves(self, name: str) -> Halves:
-        """Both columns of a 128-bit value."""
-        return self.column(f"{name}_high"), self.column(f"{name}_low")
