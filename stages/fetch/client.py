@@ -80,7 +80,11 @@ class Fetcher:
         await self._session.close()
 
     async def fetch(self, url: str) -> Fetched:
-        """The bytes behind `url`, or why there are none. Transient failures are tried again; nothing is raised."""
+        """The bytes behind `url`, or why there are none; nothing is raised.
+
+        Transient failures are tried again, but a timeout only at a host that has answered before: the others are
+        dead or tarpits nearly always, and would hold up their chunk for as many timeouts as there are attempts.
+        """
         try:
             parsed = parse_url(url)
         except ValueError:
@@ -96,8 +100,10 @@ class Fetcher:
             except FetchError as error:
                 attempts += request.sent
                 last = error if request.sent or last is None else last
+                host = self._host(parsed)
+                hopeless = host.is_down or (error.reason == "timeout" and not host.has_answered)
                 again = error.is_transient and request.sent and attempts <= self.options.retries
-                if not again or self._host(parsed).is_down:
+                if not again or hopeless:
                     return Fetched(
                         reason=last.reason,
                         http_status=last.http_status,

@@ -34,6 +34,7 @@ class Host:
         """Requests at once: 1 after being throttled, then one more with every answer."""
         self.active = 0
         self.last_status: int | None = None
+        self.has_answered = False
         self._failures = 0
         self._throttles = 0
         self._waited = 0.0
@@ -115,6 +116,7 @@ class Host:
 
     def answered(self) -> None:
         """A response came that is no wish to be left alone."""
+        self.has_answered = True
         self._failures = self._throttles = 0
         self._waited = max(self._waited - EARNED, 0.0)
         self.limit = min(self.limit + 1, self.per_host)

@@ -323,3 +323,8 @@ def test_large_bodies_wait_for_each_other(server: WebServer, monkeypatch: pytest
     monkeypatch.setattr(client, "LARGE_BODIES", 1)
     done = fetch([server.url(f"/big?{number}") for number in range(12)], timeout_s=10)
     assert [len(each.data) for each in done] == [3_000_000] * 12
+
+
+def test_a_timeout_is_tried_again_only_at_a_host_that_has_answered(server: WebServer) -> None:
+    assert outcome(server, "/_/silent", retries=1, respect_robots=False) == ("timeout", None, 1)
+    assert outcome(server, "/_/silent", retries=1) == ("timeout", None, 2)
