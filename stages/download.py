@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,16 +10,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages import blocklist
-from stages.base import Phase, Result, Stage, Unit, Workspace, operational, semantic
+from stages.base import Phase, Record, Result, Stage, Unit, Workspace, operational, semantic
 from stages.fetch import folder, opt_out, resize
 from stages.fetch.addresses import check_nameserver, networks
 from stages.fetch.adopt import Known, Terms, adopt, matching
-from stages.fetch.chunks import Chunk, ChunkPhase, PartitionPhase, canonical_urls, kept_rows, lanes_of, url_hash
+from stages.fetch.chunks import (
+    CHUNK_ROWS,
+    Chunk,
+    ChunkPhase,
+    PartitionPhase,
+    canonical_urls,
+    kept_rows,
+    lanes_of,
+    url_hash,
+)
 from stages.fetch.facts import URL, facts_table
 from stages.fetch.options import FetchOptions
 from stages.fetch.outcome import FAILURES, is_transient
 from stages.fetch.preview import settled_urls
-from stages.fetch.settle import SettlePhase
+from stages.fetch.settle import SettlePhase, facts_path
+from stages.fetch.stragglers import GRACE
 from stages.images import MAX_PIXELS, REASONS, Limits
 from stages.schema import DOWNLOAD
 
@@ -126,18 +137,27 @@ class DownloadConfig:
 
 
 class FetchPhase(Phase):
-    """One chunk a unit; what each URL gave is stored for good, whatever becomes of the rows."""
+    """One chunk a unit; what each URL gave is stored for good, whatever becomes of the rows.
+
+    URLs that would hold up the chunks behind are left out, for `AgainPhase`.
+    """
 
     name = "fetch"
     cpus = 0.5
+    risky = True
 
     def __init__(self, config: DownloadConfig) -> None:
         self.config = config
 
     def cut(self, ws: Workspace) -> list[Unit]:
-        """A unit for each chunk; chunks of a lane run one after another."""
+        """A unit for each chunk; chunks of a lane run one after another, in a hurry if others wait behind."""
         return [
-            Unit(id=chunk.id, spec=asdict(chunk), rows=chunk.rows, lane=chunk.lane)
+            Unit(
+                id=chunk.id,
+                spec={"chunks": [asdict(chunk)], "is_hurried": chunk.host is None and chunk != lane[-1]},
+                rows=chunk.rows,
+                lane=chunk.lane,
+            )
             for lane in lanes_of(ws.phase_records("chunks"))
             for chunk in lane
         ]
@@ -155,21 +175,27 @@ class FetchPhase(Phase):
         state.close()
 
     def work(self, unit: Unit, ws: Workspace, state: Lane, prepared: pa.Table | None = None) -> Result:
-        """Adopt, import or fetch the chunk's URLs; one tar of images, one table of facts."""
-        chunk = Chunk(**unit.spec)
-        table = ws.read_table(chunk.file, row_groups=[chunk.row_group])
-        hashes = [url_hash(url) for url in table.column(URL).to_pylist()]
+        """Adopt, import or fetch the unit's URLs; one tar of images, one table of facts."""
+        chunks = [Chunk(**chunk) for chunk in unit.spec["chunks"]]
+        urls = self._urls(unit, ws, chunks)
+        hashes = [url_hash(url) for url in urls] or [0]
         span = min(hashes), max(hashes)
-        state.known = self._known(ws, chunk, span, state)
-        state.bucket = chunk.bucket
-        ws.write_table("facts/urls", facts_table(state.facts(_wanted(table), ws)), kind="facts")
-        place = {"bucket": chunk.bucket, "buckets": chunk.buckets, "host": chunk.host, "span": span}
-        return Result(meta=place | {"terms": self.config.terms().to_json()})
+        state.known = self._known(ws, chunks[0], span, state)
+        state.bucket = chunks[0].bucket
+        facts = state.facts(urls, ws, GRACE if unit.spec["is_hurried"] else None)
+        ws.write_table("facts/urls", facts_table(facts), kind="facts")
+        place = {"bucket": chunks[0].bucket, "buckets": chunks[0].buckets, "host": chunks[0].host, "span": span}
+        told = {"chunks": [chunk.id for chunk in chunks], "left": len(urls) - len(facts)}
+        return Result(meta=place | told | {"terms": self.config.terms().to_json()})
+
+    def _urls(self, unit: Unit, ws: Workspace, chunks: Sequence[Chunk]) -> dict[str, str]:
+        """The URLs to settle, each with the key that names its image."""
+        return wanted(pa.concat_tables([_read(ws, chunk) for chunk in chunks]))
 
     def _known(self, ws: Workspace, chunk: Chunk, span: tuple[int, int], state: Lane) -> Known:
         """What earlier runs know of the chunk, and an img2dataset folder of its bucket."""
         config = self.config
-        records = matching(ws.earlier_records(self.name), chunk, span)
+        records = matching(earlier(ws), chunk, span)
         adopted = adopt(ws, records, config.terms(), blocklist.load(config.blocklist), retry_failed=config.retry_failed)
         if state.bucket == chunk.bucket:
             return Known(adopted=adopted, imported=state.known.imported)
@@ -177,8 +203,58 @@ class FetchPhase(Phase):
         return Known(adopted=adopted, imported=imported)
 
 
-def _wanted(table: pa.Table) -> dict[str, str]:
-    """The chunk's URLs, each with the key that names its image."""
+class AgainPhase(FetchPhase):
+    """What chunks left out in their hurry: that of some chunks of a lane is a unit, and there is none any more."""
+
+    name = "again"
+
+    def cut(self, ws: Workspace) -> list[Unit]:
+        """Units of about as many URLs as a chunk has rows."""
+        left = {record.unit: record for record in ws.phase_records("fetch") if record.meta["left"]}
+        units: list[Unit] = []
+        for lane in lanes_of(ws.phase_records("chunks")):
+            groups: list[list[Chunk]] = []
+            rows = CHUNK_ROWS
+            for chunk in lane:
+                if chunk.id not in left:
+                    continue
+                if rows >= CHUNK_ROWS:
+                    groups.append([])
+                    rows = 0
+                groups[-1].append(chunk)
+                rows += left[chunk.id].meta["left"]
+            units += [self._unit(group, [left[chunk.id] for chunk in group]) for group in groups]
+        return units
+
+    @staticmethod
+    def _unit(chunks: Sequence[Chunk], records: Sequence[Record]) -> Unit:
+        return Unit(
+            id=chunks[0].id,
+            spec={
+                "chunks": [asdict(chunk) for chunk in chunks],
+                "facts": [facts_path(record) for record in records],
+                "is_hurried": False,
+            },
+            rows=sum(record.meta["left"] for record in records),
+            lane=chunks[0].lane,
+        )
+
+    def _urls(self, unit: Unit, ws: Workspace, chunks: Sequence[Chunk]) -> dict[str, str]:
+        settled = {url for path in unit.spec["facts"] for url in ws.read_table(path, [URL]).column(URL).to_pylist()}
+        return {url: key for url, key in super()._urls(unit, ws, chunks).items() if url not in settled}
+
+
+def earlier(ws: Workspace) -> list[Record]:
+    """Records of facts from earlier runs."""
+    return [record for phase in (FetchPhase, AgainPhase) for record in ws.earlier_records(phase.name)]
+
+
+def _read(ws: Workspace, chunk: Chunk) -> pa.Table:
+    return ws.read_table(chunk.file, row_groups=[chunk.row_group])
+
+
+def wanted(table: pa.Table) -> dict[str, str]:
+    """The rows' URLs, each with the key that names its image; repeated rows want nothing."""
     fresh = table.filter(table.column("reason").is_null())
     urls: dict[str, str] = {}
     for url, key in zip(fresh.column(URL).to_pylist(), fresh.column("key").to_pylist(), strict=True):
@@ -198,11 +274,11 @@ class DownloadStage(Stage):
     keeps_results = True
 
     def phases(self) -> list[Phase]:
-        """Shard by host, cut into chunks, fetch, settle rows."""
+        """Shard by host, cut into chunks, fetch, fetch again what was left out, settle rows."""
         before: list[Phase] = [PartitionPhase(), ChunkPhase()]
         if self.config.from_img2dataset:
             before.append(folder.FolderPhase(self.config.from_img2dataset))
-        return [*before, FetchPhase(self.config), SettlePhase(self.config.placeholder_urls)]
+        return [*before, FetchPhase(self.config), AgainPhase(self.config), SettlePhase(self.config.placeholder_urls)]
 
     def named_files(self) -> list[str]:
         """Blocklists, and the tables of an img2dataset folder."""
@@ -218,9 +294,8 @@ class DownloadStage(Stage):
     def preview(self, ws: Workspace) -> tuple[int, int] | None:
         """(rows whose URL earlier runs settled, rows to fetch)."""
         config = self.config
-        records = ws.earlier_records(FetchPhase.name)
         blocked = blocklist.load(config.blocklist)
-        known = settled_urls(ws, records, config.terms(), blocked, retry_failed=config.retry_failed)
+        known = settled_urls(ws, earlier(ws), config.terms(), blocked, retry_failed=config.retry_failed)
         settled = rows = 0
         for file in ws.input_files():
             urls = canonical_urls(kept_rows(ws, file.path, ["url", "status"]).column("url"))

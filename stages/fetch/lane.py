@@ -17,6 +17,7 @@ from stages.fetch.adopt import Adopted, Known
 from stages.fetch.client import Fetcher
 from stages.fetch.facts import Facts, judged
 from stages.fetch.options import FetchOptions
+from stages.fetch.stragglers import finished
 from stages.images import EXTENSIONS, Limits, Verdict
 from stages.sandbox import Sandbox
 from stages.tar import TarWriter
@@ -37,6 +38,8 @@ class Lane:
         self._runner = asyncio.Runner()
         self._fetcher: Fetcher | None = None
         self._sandbox = Sandbox(limits, resize)
+        self._asked: set[str] = set()
+        """URLs of which nothing has come yet."""
         self.bucket: int | None = None
         self.known = Known(adopted=Adopted(), imported={})
 
@@ -47,17 +50,19 @@ class Lane:
         self._sandbox.close()
         self._runner.close()
 
-    def facts(self, urls: Mapping[str, str], ws: Workspace) -> dict[str, Facts]:
+    def facts(self, urls: Mapping[str, str], ws: Workspace, grace: float | None = None) -> dict[str, Facts]:
         """Facts of the URLs of one chunk; images go into one tar.
 
         Args:
             urls: canonical URL to the key that names its image.
             ws: where the tar is written.
+            grace: seconds after which URLs are left out when next to none of the others came meanwhile
+                (`stages.fetch.stragglers`).
         """
         with contextlib.ExitStack() as stack, _rare_collections():
-            return self._runner.run(self._collect(urls, _Chunk(ws, stack)))
+            return self._runner.run(self._collect(urls, _Chunk(ws, stack), grace))
 
-    async def _collect(self, urls: Mapping[str, str], chunk: _Chunk) -> dict[str, Facts]:
+    async def _collect(self, urls: Mapping[str, str], chunk: _Chunk, grace: float | None) -> dict[str, Facts]:
         found: dict[str, Facts] = {}
 
         async def settle(url: str, work: Coroutine[Any, Any, Facts]) -> None:
@@ -72,13 +77,8 @@ class Lane:
         rest = [url for url in urls if url not in found]
         for url, data in _imported(chunk.ws, rest, self.known.imported):
             await settle(url, self._import(urls[url], data, self.known.imported[url], chunk))
-        try:
-            async with asyncio.TaskGroup() as group:
-                for url in rest:
-                    if url not in found:
-                        group.create_task(settle(url, self._fetch(url, urls[url], chunk)))
-        except BaseExceptionGroup as several:
-            raise several.exceptions[0] from None
+        works = {url: settle(url, self._fetch(url, urls[url], chunk)) for url in rest if url not in found}
+        await finished(works, self._asked, grace)
         chunk.close()
         chunk.ws.refer(_referred(found.values(), self.known.adopted))
         return found
@@ -109,8 +109,12 @@ class Lane:
     async def _fetch(self, url: str, name: str, chunk: _Chunk) -> Facts:
         if self._fetcher is None:
             self._fetcher = Fetcher(self._options)
-        await self._sandbox.room()
-        fetched = await self._fetcher.fetch(url)
+        self._asked.add(url)
+        try:
+            await self._sandbox.room()
+            fetched = await self._fetcher.fetch(url)
+        finally:
+            self._asked.discard(url)
         told: dict[str, Any] = {
             "http_status": fetched.http_status,
             "attempts": fetched.attempts + self.known.adopted.attempts.get(url, 0),

@@ -36,8 +36,11 @@ class SettlePhase(Phase):
         self.placeholder_urls = placeholder_urls
 
     def cut(self, ws: Workspace) -> list[Unit]:
-        """A unit for some lanes; `spec["chunks"]` has each chunk, and `spec["facts"]` the file of its facts."""
-        facts = {record.unit: _facts_path(record) for record in ws.phase_records("fetch")}
+        """A unit for some lanes; `spec["chunks"]` has each chunk, and `spec["facts"]` the files of its facts."""
+        facts = {record.unit: [facts_path(record)] for record in ws.phase_records("fetch")}
+        for record in ws.phase_records("again"):
+            for chunk_id in record.meta["chunks"]:
+                facts[chunk_id].append(facts_path(record))
         groups: list[list[Chunk]] = []
         size = ROWS_PER_UNIT
         for lane in sorted(lanes_of(ws.phase_records("chunks")), key=lambda lane: lane[0].lane):
@@ -67,7 +70,8 @@ class SettlePhase(Phase):
         return Result(ledger=ledger, meta={"placeholders": len(shared)})
 
 
-def _facts_path(record: Record) -> str:
+def facts_path(record: Record) -> str:
+    """The table of facts that a unit of fetching wrote."""
     return next(file.path for file in record.files if file.kind == "facts")
 
 
@@ -75,9 +79,9 @@ def _tables(
     unit: Unit, ws: Workspace, columns: list[str] | None = None, facts: list[str] | None = None
 ) -> Iterator[pa.Table]:
     """The rows of each chunk with the facts of their URLs; some columns of either, if so wished."""
-    for chunk, path in zip(unit.spec["chunks"], unit.spec["facts"], strict=True):
+    for chunk, paths in zip(unit.spec["chunks"], unit.spec["facts"], strict=True):
         rows = ws.read_table(chunk["file"], columns, row_groups=[chunk["row_group"]])
-        yield output_table(rows, ws.read_table(path, facts))
+        yield output_table(rows, pa.concat_tables([ws.read_table(path, facts) for path in paths]))
 
 
 def _settled(unit: Unit, ws: Workspace, shared: Shared, ledger: Ledger) -> Iterator[pa.Table]:

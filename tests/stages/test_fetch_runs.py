@@ -164,3 +164,29 @@ def test_the_plan_counts_what_is_adopted(tmp_path: Path, server: WebServer, chan
     assert counted is not None
     assert sum(counted) == 9
     assert counted[0] == len([row for row in [*rows, rows[0]] if row[0] in known.facts])
+
+
+def test_stragglers_hold_up_no_chunk(tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a lane's chunks all but the last leave out what takes long, and it is all fetched in the end."""
+    monkeypatch.setattr(chunks.cut_lane, "__defaults__", (10,))
+    monkeypatch.setattr("stages.download.GRACE", 0.5)
+    monkeypatch.setattr("stages.fetch.hosts.BREAK_AFTER", 1000)
+    rows: list[Row] = [(server.url(f"/{n % 4}.jpg?{n}"), str(n)) for n in range(40)]
+    rows += [(server.url(f"/_/silent/{n}"), f"silent {n}") for n in range(8)]
+    rows += [(server.url(f"/_/silent/{n}"), f"silent {n} again") for n in range(8)]
+    written, done = download(tmp_path, rows, placeholder_urls=0, timeout_s=3.0, per_host=20)
+    found = reasons(done)
+    assert {found[str(n)] for n in range(40)} == {None}
+    assert {found[f"silent {n}{again}"] for n in range(8) for again in ("", " again")} == {"timeout"}
+    assert {server.hits[f"/{n}.jpg"] for n in range(4)} == {10}
+    run = StageRun(store=Store(str(tmp_path)), stage="download", fingerprint=written.fingerprint)
+    first, again = run.records("fetch"), run.records("again")
+    left = sum(record.meta["left"] for record in first)
+    assert left > 0
+    assert first[-1].meta["left"] == 0
+    assert sum(file.rows for record in again for file in record.files if file.kind == "facts") == left
+    assert {record.meta["left"] for record in again} == {0}
+    server.hits.clear()
+    _, adopted = download(tmp_path, None, generation=1, placeholder_urls=0, per_host=20)
+    assert sorted(map(str, adopted)) == sorted(map(str, done))
+    assert not server.hits
