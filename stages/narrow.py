@@ -9,6 +9,7 @@ n are taken for equal with a chance of n²/2¹²⁹, 10⁻²¹ at a billion rows
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
@@ -26,9 +27,9 @@ from stages.schema import extend
 from stages.urls import canonical_url
 from stages.views import place_texts, view_texts
 
-PLAIN_URL = r"(?s)^[a-z][a-z0-9+.\-]*://[a-z0-9._\-]*(?:[/?][^#]*)?$"
-"""URLs that already are as `canonical_url` would write them."""
-ABSOLUTE_URL = r"^(?:[A-Za-z][A-Za-z0-9+.\-]*:)?//"
+PLAIN_URL = r"^[a-z][a-z0-9+.\-]*://[a-z0-9._\-]*(?:[/?]|$)"
+"""How URLs begin that already are as `canonical_url` would write them, if they have no fragment."""
+ABSOLUTE_URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.\-]*:)?//")
 ROWS_PER_UNIT = 200_000
 UNITS = 1000
 """Beyond so many units they grow: each sends captions to each other one."""
@@ -240,12 +241,13 @@ def _known_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def comparable_urls(urls: pa.ChunkedArray, sources: pa.ChunkedArray) -> pa.ChunkedArray:
     """Strings that are equal where URLs are: canonical, and a path of one's own files with its source's name."""
-    plain = pc.match_substring_regex(urls, PLAIN_URL).fill_null(True)
+    has_fragment = pc.match_substring(urls, "#")
+    plain = pc.and_not(pc.match_substring_regex(urls, PLAIN_URL), has_fragment).fill_null(True)
     rest = pc.invert(plain)
-    written = [canonical_url(url) for url in urls.filter(rest).to_pylist()]
-    canonical = pc.replace_with_mask(urls.combine_chunks(), rest.combine_chunks(), pa.array(written, pa.string()))
-    absolute = pc.match_substring_regex(urls, ABSOLUTE_URL).fill_null(True)
-    return pc.if_else(absolute, canonical, pc.binary_join_element_wise(sources, urls, "\0"))
+    odd = zip(urls.filter(rest).to_pylist(), sources.filter(rest).to_pylist(), strict=True)
+    written = [canonical_url(url) if ABSOLUTE_URL.match(url) else f"{source}\0{url}" for url, source in odd]
+    found = pc.replace_with_mask(urls.combine_chunks(), rest.combine_chunks(), pa.array(written, urls.type))
+    return pa.chunked_array([found])
 
 
 class NarrowRows:

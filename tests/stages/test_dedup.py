@@ -262,7 +262,16 @@ def test_paths_of_ones_own_files_are_no_urls() -> None:
         pa.chunked_array([urls]), pa.chunked_array([["s", "t", "s", "t", "s", "t", "s"]])
     ).to_pylist()
     assert compared[0] != compared[1]
+    assert None not in compared[:2]
     assert compared[2:] == ["http://a.org/X", "http://a.org/X", None, "//a.org/z", "http://ü.org/"]
+
+
+def test_urls_compare_as_their_canonical_forms() -> None:
+    hosts = ["http://a.org", "HTTP://a.org", "http://A.org", "https://a.org:443", "http://a.org:8080", "//a.org", "a"]
+    ends = ["", "/", "/x", "?q=#", "/#y", "#", "/a\nb", "/a b?http://c.org/#z", "/ü"]
+    urls = [host + end for host in hosts for end in ends] + ["mailto:x@a.org", ""]
+    compared = comparable_urls(pa.chunked_array([urls]), pa.chunked_array([["s"] * len(urls)])).to_pylist()
+    assert compared == [canonical_url(url) if "//" in url[:8] else f"s\0{url}" for url in urls]
 
 
 @pytest.mark.parametrize("radius", [-1, 9])
