@@ -35,7 +35,7 @@ UNITS = 1000
 """Beyond so many units they grow: each sends captions to each other one."""
 WANTED = ("key", "source", "url", "caption", "status", "sha256", "phash", "width", "height")
 """Columns of the input that `narrow` needs."""
-OPTIONAL = ("thumbnail", "captions", "location", "acquired_at", "modality")
+OPTIONAL = ("thumbnail", "location", "acquired_at", "modality")
 """Those that it uses where they are."""
 HAS_URL, HAS_CONTENT, HAS_PHASH, HAS_PLACE = 1, 2, 4, 8
 HAS_THUMBNAIL, IS_PLAIN, IS_TESTED = 16, 32, 64
@@ -76,7 +76,8 @@ def input_rows(ws: Workspace) -> int:
 
 def narrow_files(ws: Workspace) -> list[OutputFile]:
     """One for each unit of rows."""
-    return [record.files[0] for record in ws.phase_records("narrow")]
+    records = ws.phase_records("narrow")
+    return [file for record in records for file in record.files if file.path == record.meta["narrow"]]
 
 
 def read_rows(ws: Workspace, unit: Unit, columns: Sequence[str]) -> pa.Table:

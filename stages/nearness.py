@@ -55,18 +55,15 @@ class Narrow(Phase):
 
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
         """Write the unit's narrow columns, and which of its rows match a test set."""
-        rows = read_kept(ws, unit, (*WANTED, *OPTIONAL))
+        rows = read_kept(ws, unit, (*WANTED, *OPTIONAL, *(["captions"] if self.config.against else [])))
         table = narrow(rows, ws.sources, self.config.orientations)
-        tested = self._tested(ws, rows)
-        if self.config.against_action == "drop":
-            known = table["known"].to_numpy().copy()
-            known[tested["row"].to_numpy()] |= IS_TESTED
-            table = with_flags(table, known)
-        ws.write_table("narrow", table, kind="side")
         meta: dict[str, Any] = {}
         if self.config.against:
+            tested = self._tested(ws, rows)
             meta["tested"] = ws.write_table("tested", tested, kind="side").path
             meta["matched"] = dict(Counter(tested["test_match"].to_pylist()))
+            table = self._marked(table, tested)
+        meta["narrow"] = ws.write_table("narrow", table, kind="side").path
         partitions = self.config.partitions(input_rows(ws))
         if partitions > 1:
             meta["upright"] = ws.write_table("upright", self._dealt(upright(table), partitions), kind="side").path
@@ -76,8 +73,16 @@ class Narrow(Phase):
 
     def _tested(self, ws: Workspace, rows: pa.Table) -> pa.Table:
         """The rows that match a test item, as `contamination.MATCHED`."""
-        tables = [ws.read_table(file.path) for file in ws.phase_files("tests", "side")] if self.config.against else []
+        tables = [ws.read_table(file.path) for file in ws.phase_files("tests", "side")]
         return TestItems(tables, self.config.radius).match(rows)
+
+    def _marked(self, table: pa.Table, tested: pa.Table) -> pa.Table:
+        """The narrow columns, with a flag where a test set bars the row."""
+        if self.config.against_action != "drop":
+            return table
+        known = table["known"].to_numpy().copy()
+        known[tested["row"].to_numpy()] |= IS_TESTED
+        return with_flags(table, known)
 
     def _dealt(self, hashes: Hashes, partitions: int) -> Iterator[pa.Table]:
         """A table for each partition of each band."""
