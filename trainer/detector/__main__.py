@@ -1,0 +1,174 @@
+"""`python -m trainer.detector`: train, judge and describe the detector of remote-sensing images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.detector.config import Config, load
+from trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from trainer.detector.training import Machine
+
+MODEL = "model"
+"""The folder under --out that timm loads."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; a user's mistake is one sentence and status 2."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m trainer.detector", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        made.add_argument(
+            "--config", type=Path, help="YAML of sources, model and training; default: the shipped detector's"
+        )
+        return made
+
+    for made in (
+        command("train", train, "train, calibrate, save to OUT/model and evaluate; goes on from OUT/checkpoint.pt"),
+        command("leave-out", leave_out, "train without whole sources and judge on them"),
+        command("evaluate", evaluate, "figures of OUT/model over the test pictures"),
+    ):
+        made.add_argument("--data", type=Path, required=True, help="folder that the sources' folders lie in")
+        made.add_argument("--out", type=Path, required=True, help="folder of results")
+        made.add_argument("--seed", type=int, help="in place of the config's")
+        made.add_argument("--steps", type=int, help="in place of the config's")
+        made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+        made.add_argument("--threads", type=int, default=1, help="of torch on the CPU; part of what fixes the result")
+        made.add_argument("--workers", type=int, help="processes that prepare batches; default: the cores left")
+        if made.prog.endswith("leave-out"):
+            made.add_argument("--design", choices=("rotation", "full", "curve"), default="rotation")
+    card = command("card", write_card, "write OUT/README.md, the model card, from the JSON files there")
+    card.add_argument("--out", type=Path, required=True)
+    card.add_argument("--notes", type=Path, help="Markdown to put into the section on failures")
+    speed = command("speed", tell_speed, "images per second of an architecture on the CPU")
+    speed.add_argument("--architecture", action="append", help="in place of the config's; may be repeated")
+    speed.add_argument("--threads", type=int, default=1)
+    speed.add_argument("--seconds", type=float, default=5.0)
+    sheet = command("sheet", write_sheet, "a contact sheet of the drawn negatives")
+    sheet.add_argument("--out", type=Path, required=True, help="PNG file")
+    return top
+
+
+def _opened(options: argparse.Namespace) -> tuple[Config, Machine, list[Any]]:
+    from trainer.detector.batches import read_pool
+    from trainer.detector.training import Machine
+
+    config = load(options.config).with_steps(options.steps)
+    if options.seed is not None:
+        config = replace(config, seed=options.seed)
+    machine = Machine.found(options.device, options.threads, options.workers)
+    pool = read_pool(config, options.data)
+    print(f"{len(pool)} pictures of {len(config.sources)} sources and the drawn kinds", file=sys.stderr, flush=True)
+    return config, machine, pool
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train to the end, fit the temperature on the validation pictures, save and evaluate."""
+    from trainer.detector import metrics
+    from trainer.detector import training as trainer
+    from trainer.detector.batches import chosen
+    from trainer.detector.evaluation import Detector, counts, labels_of
+    from trainer.detector.model import divide_logits, save, transform_for
+
+    config, machine, pool = _opened(options)
+    validation = chosen(pool, "validation")
+    state = trainer.train(chosen(pool, "train"), validation, config, options.out, machine)
+    detector = Detector(state.average, transform_for(config.model), machine.device)
+    temperature = metrics.fit_temperature(detector.scores(p.pixels for p in validation), labels_of(validation))
+    divide_logits(state.average, temperature)
+    save(state.average, config.model, options.out / MODEL)
+    _write(
+        options.out / "training.json",
+        {
+            "config": config.plain(),
+            "machine": {key: value for key, value in asdict(machine).items() if key != "workers"},
+            "data": counts(pool),
+            "parameters": sum(weight.numel() for weight in state.average.parameters()),
+            "temperature": temperature,
+            "history": state.history,
+        },
+    )
+    _evaluate(pool, options.out, machine)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Figures of the saved model."""
+    _, machine, pool = _opened(options)
+    _evaluate(pool, options.out, machine)
+
+
+def _evaluate(pool: list[Any], out: Path, machine: Machine) -> None:
+    from trainer.detector.evaluation import Detector, draw_reliability
+    from trainer.detector.evaluation import evaluate as figures
+    from trainer.detector.model import load as load_model
+
+    model, transform = load_model(out / MODEL, machine.device)
+    found = figures(Detector(model, transform, machine.device), pool)
+    _write(out / "metrics.json", found)
+    draw_reliability(found["reliability"], out / "reliability.png")
+    print(json.dumps(found["test"], indent=1))
+
+
+def leave_out(options: argparse.Namespace) -> None:
+    """Runs of a design, each under OUT/leave-out; their figures to OUT/leave_out.json or OUT/curve.json."""
+    from trainer.detector import leave_out as lefts
+
+    config, machine, pool = _opened(options)
+    found = lefts.leave_out(pool, config, options.design, options.out / "leave-out", machine)
+    _write(options.out / ("curve.json" if options.design == "curve" else "leave_out.json"), found)
+    print(json.dumps(found["overall"], indent=1))
+
+
+def write_card(options: argparse.Namespace) -> None:
+    """Render the card."""
+    from trainer.detector.card import render
+
+    notes = options.notes.read_text() if options.notes else ""
+    (options.out / "README.md").write_text(render(options.out, notes))
+
+
+def tell_speed(options: argparse.Namespace) -> None:
+    """Print images per second as JSON."""
+    from trainer.detector.speed import images_per_second
+
+    model = load(options.config).model
+    for name in options.architecture or [model.architecture]:
+        found = images_per_second(replace(model, architecture=name), options.threads, options.seconds)
+        print(json.dumps({"architecture": name} | found))
+
+
+def write_sheet(options: argparse.Namespace) -> None:
+    """Draw the contact sheet."""
+    from trainer.detector.negatives import sheet
+
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet(load(options.config).seed).save(options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

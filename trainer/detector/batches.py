@@ -1,0 +1,114 @@
+"""Batches: half of each class, sources balanced within it; batch number n is the same whoever makes it, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.detector.augment import augment
+from trainer.detector.config import LABELS, Config
+from trainer.detector.images import SPLITS, Picture, read_sources, split_of
+from trainer.detector.negatives import KINDS, draw
+
+DRAWN = "drawn/"
+"""Prefix of the source names of drawn kinds."""
+
+
+def read_pool(config: Config, data: Path) -> list[Picture]:
+    """Every picture of the sources and of the drawn kinds, in a fixed order."""
+    return read_sources(config, data) + draw_negatives(config)
+
+
+def draw_negatives(config: Config) -> list[Picture]:
+    """`drawn.per_kind` pictures of every kind, each a group of its own."""
+    return [
+        Picture(
+            source=f"{DRAWN}{kind}",
+            label=LABELS.index("other"),
+            split=split_of(f"{kind}/{number}", config.split, config.seed),
+            name=str(number),
+            pixels=draw(kind, config.seed, number),
+        )
+        for kind in KINDS
+        for number in range(config.drawn.per_kind)
+    ]
+
+
+def chosen(pool: Sequence[Picture], split: str, without: Collection[str] = ()) -> list[Picture]:
+    """The pictures of a part of the split, some sources left out."""
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    return [picture for picture in pool if picture.split == split and picture.source not in without]
+
+
+@dataclass
+class Batches:
+    """Batch n of a training as (images uint8 (batch, size, size, 3), labels int64 (batch,)); a map-style dataset."""
+
+    pictures: Sequence[Picture]
+    config: Config
+    _chances: NDArray[np.float64] = field(init=False, repr=False)
+    _labels: NDArray[np.int64] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._labels = np.array([picture.label for picture in self.pictures], dtype=np.int64)
+        self._chances = _chances(self.pictures, self.config)
+
+    def __len__(self) -> int:
+        return self.config.training.steps
+
+    def __getitem__(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        rng = np.random.default_rng([self.config.seed, number])
+        indices = self._picks(rng)
+        size = self.config.model.size
+        images = np.stack([augment(self.pictures[index].pixels, rng, size) for index in indices])
+        return images, self._labels[indices]
+
+    def _picks(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        half = self.config.training.batch // 2
+        counts = (self.config.training.batch - half, half)
+        picks = []
+        for label, count in enumerate(counts):
+            of_class = np.flatnonzero(self._labels == label)
+            chances = self._chances[of_class]
+            picks.append(of_class[rng.choice(len(of_class), count, p=chances / chances.sum())])
+        return np.concatenate(picks)
+
+    def loader(self, start: int, workers: int) -> Iterator[tuple[Any, Any]]:
+        """Batches from number `start` on, as tensors, in order, made by so many processes."""
+        from torch.utils.data import DataLoader
+
+        return iter(
+            DataLoader(
+                self,  # type: ignore[arg-type]
+                batch_size=None,
+                sampler=range(start, len(self)),
+                num_workers=workers,
+                prefetch_factor=4 if workers else None,
+            )
+        )
+
+
+def _chances(pictures: Sequence[Picture], config: Config) -> NDArray[np.float64]:
+    """Each picture's chance: its source's share (count to the power `balance`; drawn kinds alike) over its count."""
+    counts: dict[str, int] = {}
+    for picture in pictures:
+        counts[picture.source] = counts.get(picture.source, 0) + 1
+    weights = {
+        source: 1.0 if source.startswith(DRAWN) else count**config.training.balance for source, count in counts.items()
+    }
+    labels = {picture.source: picture.label for picture in pictures}
+    drawn = sum(weight for source, weight in weights.items() if source.startswith(DRAWN))
+    found = sum(w for source, w in weights.items() if labels[source] == 0 and not source.startswith(DRAWN))
+    share = config.drawn.share if found else 1.0
+    for source in weights:
+        if source.startswith(DRAWN):
+            weights[source] *= share / drawn
+        elif labels[source] == 0:
+            weights[source] *= (1 - share if drawn else 1.0) / found
+    return np.array([weights[picture.source] / counts[picture.source] for picture in pictures])

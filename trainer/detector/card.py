@@ -1,0 +1,59 @@
+"""The model card, rendered from the figures that training and evaluation wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trainer.detector.config import LABELS
+from trainer.errors import UserError
+
+WEAKEST = 8
+
+
+def _read(path: Path, needed: bool) -> dict[str, Any]:
+    if not path.exists():
+        if needed:
+            raise UserError(
+                f"--out {path.parent}: {path.name} is not there; `python -m trainer.detector train` writes it"
+            )
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def render(folder: Path, notes: str = "") -> str:
+    """The card's text, from `training.json` and `metrics.json`, and `leave_out.json` and `curve.json` if there.
+
+    Raises:
+        UserError: one of the first two is missing.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    training, measured = (_read(folder / name, True) for name in ("training.json", "metrics.json"))
+    left, curve = (_read(folder / name, False) for name in ("leave_out.json", "curve.json"))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=False
+    )
+    environment.filters["percent"] = lambda value: f"{100 * value:.2f} %"
+    text = environment.get_template("card.md.j2").render(
+        config=training["config"],
+        training=training,
+        parameters=training["parameters"],
+        metrics=measured,
+        leave_out=left,
+        curve=curve,
+        labels=LABELS,
+        weakest=weakest(measured, left),
+        notes=notes.strip(),
+    )
+    return text.rstrip() + "\n"
+
+
+def weakest(measured: dict[str, Any], left: dict[str, Any]) -> list[tuple[str, float, str]]:
+    """(source, accuracy, seen or unseen) of the least accurate sources."""
+    rows = [(name, row["accuracy"], "seen") for name, row in measured["sources"].items()]
+    if left:
+        rows += [(name, accuracy, "unseen") for name, accuracy in left["overall"]["least_by_source"].items()]
+    return sorted(rows, key=lambda row: (row[1], row[0], row[2]))[:WEAKEST]

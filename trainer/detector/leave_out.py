@@ -1,0 +1,160 @@
+"""Leaving whole sources out: what the detector does on images from places it never saw."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.detector import metrics
+from trainer.detector.batches import DRAWN, chosen
+from trainer.detector.config import LABELS, Config
+from trainer.detector.evaluation import Detector, by_source, family, labels_of
+from trainer.detector.images import Picture
+from trainer.detector.model import divide_logits, transform_for
+from trainer.detector.negatives import KINDS
+from trainer.detector.training import Machine, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training: what it is judged on, and what else it does without."""
+
+    rs: str
+    photo: str
+    drawn: tuple[str, ...]
+    absent: tuple[str, ...] = ()
+    """Further sources left out of training, not judged."""
+
+    @property
+    def name(self) -> str:
+        """A folder's name."""
+        short = f"-without-{len(self.absent)}" if self.absent else ""
+        return f"{self.rs}-{self.photo}{short}"
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """The sources judged as unseen."""
+        return (self.rs, self.photo, *self.drawn)
+
+
+def _sources(config: Config) -> tuple[list[str], list[str]]:
+    """Names of the training sources of remote sensing, and of the others."""
+    trained = {name: source for name, source in config.sources.items() if source.use == "train"}
+    other, rs = ([name for name, source in trained.items() if source.label == label] for label in LABELS)
+    return rs, other
+
+
+def _share(number: int, of: int) -> tuple[str, ...]:
+    return tuple(DRAWN + kind for kind in list(KINDS)[number::of])
+
+
+def rotation(config: Config) -> list[Run]:
+    """As few runs as leave out each source, and each drawn kind, at least once; a pair of sources a run."""
+    rs, other = _sources(config)
+    count = max(len(rs), len(other))
+    return [Run(rs=rs[n % len(rs)], photo=other[n % len(other)], drawn=_share(n, count)) for n in range(count)]
+
+
+def full(config: Config) -> list[Run]:
+    """Every pair of a remote-sensing source and another."""
+    rs, other = _sources(config)
+    return [Run(rs=one, photo=two, drawn=_share(n, len(other))) for one in rs for n, two in enumerate(other)]
+
+
+def curve(config: Config) -> list[Run]:
+    """One pair left out; trained on the first source of each class among the rest, then the first two, and so on."""
+    rs, other = _sources(config)
+    most = max(len(rs), len(other)) - 1
+    return [
+        Run(rs=rs[0], photo=other[0], drawn=_share(0, 5), absent=(*rs[1 + number :], *other[1 + number :]))
+        for number in range(1, most + 1)
+    ]
+
+
+DESIGNS = {"rotation": rotation, "full": full, "curve": curve}
+
+
+def leave_out(pool: Sequence[Picture], config: Config, design: str, folder: Path, machine: Machine) -> dict[str, Any]:
+    """Train and judge every run of a design; finished ones of the same config are taken from their files."""
+    rows = [_judged(run, pool, config, folder / run.name, machine) for run in DESIGNS[design](config)]
+    return {"design": design, "config": config.plain(), "runs": rows, "overall": overall(rows)}
+
+
+def _judged(run: Run, pool: Sequence[Picture], config: Config, folder: Path, machine: Machine) -> dict[str, Any]:
+    path = folder / "result.json"
+    plain = json.dumps([config.plain(), asdict(run), machine.device, machine.threads], sort_keys=True)
+    digest = hashlib.sha256(plain.encode()).hexdigest()
+    if path.exists():
+        found: dict[str, Any] = json.loads(path.read_text())
+        if found["digest"] == digest:
+            return found
+    print(f"leaving out {run.rs} and {run.photo}", file=sys.stderr, flush=True)
+    row = _trained(run, pool, config, folder, machine) | {"digest": digest}
+    path.write_text(json.dumps(row, indent=1) + "\n")
+    return row
+
+
+def _trained(run: Run, pool: Sequence[Picture], config: Config, folder: Path, machine: Machine) -> dict[str, Any]:
+    without = {*run.unseen, *run.absent}
+    validation = chosen(pool, "validation", without)
+    state = train(chosen(pool, "train", without), validation, config, folder, machine)
+    detector = Detector(state.average, transform_for(config.model), machine.device)
+    known = detector.scores(picture.pixels for picture in validation)
+    temperature = metrics.fit_temperature(known, labels_of(validation))
+    divide_logits(state.average, temperature)
+    return judge(run, pool, detector) | {"temperature": temperature}
+
+
+def judge(run: Run, pool: Sequence[Picture], detector: Detector) -> dict[str, Any]:
+    """The figures of a run: on unseen sources, on test images of seen ones, and on the pairs of sources."""
+    seen = chosen(pool, "test", {*run.unseen, *run.absent})
+    unseen = [picture for picture in pool if picture.source in run.unseen]
+    pictures = [*seen, *unseen]
+    scores, labels = detector.scores(picture.pixels for picture in pictures), labels_of(pictures)
+    cut = len(seen)
+    return {
+        "rs": run.rs,
+        "photo": run.photo,
+        "drawn": list(run.drawn),
+        "absent": list(run.absent),
+        "unseen": metrics.summary(scores[cut:], labels[cut:]),
+        "seen": metrics.summary(scores[:cut], labels[:cut]),
+        "unseen_sources": by_source(unseen, scores[cut:]),
+        "pairs": pairs(run.rs, pictures, scores),
+    }
+
+
+def pairs(rs: str, pictures: Sequence[Picture], scores: metrics.Scores) -> dict[str, dict[str, float]]:
+    """The left-out source of remote sensing against each source of the other class (drawn kinds together)."""
+    names = np.array([family(picture.source) for picture in pictures])
+    labels = labels_of(pictures)
+    table = {}
+    for other in dict.fromkeys(names[labels == 0].tolist()):
+        inside = (names == rs) | (names == other)
+        table[other] = {
+            "balanced_accuracy": metrics.balanced_accuracy(scores[inside], labels[inside]),
+            "auc": metrics.auc(scores[inside], labels[inside]),
+        }
+    return table
+
+
+def overall(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the runs on unseen sources, and the least accuracy of any."""
+    worst: dict[str, float] = {}
+    for row in rows:
+        for source, found in row["unseen_sources"].items():
+            worst[source] = min(worst.get(source, 1.0), found["accuracy"])
+    return {
+        "unseen_balanced_accuracy": float(np.mean([row["unseen"]["balanced_accuracy"] for row in rows])),
+        "unseen_auc": float(np.mean([row["unseen"]["auc"] for row in rows])),
+        "unseen_calibration_error": float(np.mean([row["unseen"]["calibration_error"] for row in rows])),
+        "seen_balanced_accuracy": float(np.mean([row["seen"]["balanced_accuracy"] for row in rows])),
+        "least_by_source": dict(sorted(worst.items(), key=lambda item: item[1])),
+    }

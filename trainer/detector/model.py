@@ -1,0 +1,154 @@
+"""The classifier: built by timm without weights, saved as a timm folder in half precision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.detector.config import LABELS, Model
+from trainer.detector.images import Pixels
+from trainer.errors import UserError
+
+MEAN = STD = (0.5, 0.5, 0.5)
+BATCH = 128
+"""Images a forward pass, when scoring."""
+
+
+def build(model: Model, seed: int) -> Any:
+    """An untrained classifier of two outputs (`LABELS`), in channels-last memory; the seed fixes its weights.
+
+    Raises:
+        UserError: timm knows no such architecture.
+    """
+    import timm
+    import torch
+
+    if model.architecture not in timm.list_models():
+        raise UserError(f"model.architecture: timm has no {model.architecture!r}; `timm.list_models()` lists its names")
+    torch.manual_seed(seed)
+    options: dict[str, Any] = {"drop_path_rate": model.drop_path} if model.drop_path else {}
+    built = timm.create_model(model.architecture, num_classes=len(LABELS), pretrained=False, **options)
+    return built.to(memory_format=torch.channels_last)
+
+
+def divide_logits(model: Any, temperature: float) -> None:
+    """Fold a temperature into the last layer, in place: its logits come out divided by it.
+
+    Raises:
+        UserError: the architecture's classifier is no single layer with weight and bias.
+    """
+    import torch
+
+    last = model.get_classifier()
+    if not isinstance(last, torch.nn.Linear | torch.nn.Conv2d):
+        raise UserError(f"model.architecture: the classifier is a {type(last).__name__}; a linear last layer is wanted")
+    with torch.no_grad():
+        last.weight /= temperature
+        if last.bias is not None:
+            last.bias /= temperature
+
+
+def save(model: Any, described: Model, folder: Path) -> Path:
+    """Write `config.json` and `model.safetensors` (float16), as `timm.create_model("local-dir:…")` reads them."""
+    import torch
+    from safetensors.torch import save as to_bytes
+
+    config = {
+        "architecture": described.architecture,
+        "num_classes": len(LABELS),
+        "num_features": model.num_features,
+        "label_names": list(LABELS),
+        "pretrained_cfg": {
+            "input_size": [3, described.size, described.size],
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "mean": list(MEAN),
+            "std": list(STD),
+            "num_classes": len(LABELS),
+            "first_conv": model.pretrained_cfg["first_conv"],
+            "classifier": model.pretrained_cfg["classifier"],
+        },
+    }
+    halves = {
+        name: (value.to(torch.float16) if value.is_floating_point() else value).contiguous().cpu()
+        for name, value in model.state_dict().items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "model.safetensors").write_bytes(to_bytes(halves))
+    return folder
+
+
+def load(folder: Path, device: str = "cpu") -> tuple[Any, Callable[[Any], Any]]:
+    """(model in evaluation mode, its transform from a PIL image to a normalised tensor), both as timm reads the folder.
+
+    Raises:
+        UserError: the folder is not such a model.
+    """
+    import timm
+    import torch
+    from timm.data import create_transform, resolve_data_config
+
+    if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
+        raise UserError(f"--model {folder}: config.json and model.safetensors are wanted there")
+    model = (
+        timm.create_model(f"local-dir:{folder}", pretrained=True)
+        .eval()
+        .to(device)
+        .to(memory_format=torch.channels_last)
+    )
+    return model, create_transform(**resolve_data_config({}, model=model), is_training=False)
+
+
+def transform_for(described: Model) -> Callable[[Any], Any]:
+    """The transform that a saved model of this description asks for."""
+    from timm.data import create_transform
+
+    return create_transform(
+        input_size=(3, described.size, described.size),
+        interpolation="bicubic",
+        crop_pct=1.0,
+        crop_mode="center",
+        mean=MEAN,
+        std=STD,
+        is_training=False,
+    )
+
+
+def normalised(images: Any) -> Any:
+    """(n, size, size, 3) uint8 to (n, 3, size, size) float, as the saved config's mean and std say."""
+    return (images.permute(0, 3, 1, 2).float() / 255.0 - MEAN[0]) / STD[0]
+
+
+def score(
+    model: Any, transform: Callable[[Any], Any], pictures: Iterable[Pixels], device: str = "cpu"
+) -> NDArray[np.float64]:
+    """The log-odds of `rs` for each picture: the second output less the first."""
+    from PIL import Image
+
+    found: list[NDArray[np.float64]] = []
+    held: list[Any] = []
+    for pixels in pictures:
+        held.append(transform(Image.fromarray(pixels)))
+        if len(held) == BATCH:
+            found.append(forward(model, held, device))
+            held = []
+    if held:
+        found.append(forward(model, held, device))
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def forward(model: Any, tensors: Sequence[Any], device: str) -> NDArray[np.float64]:
+    """Log-odds of a list of prepared images."""
+    import torch
+
+    with torch.inference_mode():
+        batch = torch.stack(list(tensors)).to(device, memory_format=torch.channels_last)
+        outputs = model(batch).double()
+    return (outputs[:, 1] - outputs[:, 0]).cpu().numpy()

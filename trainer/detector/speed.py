@@ -1,0 +1,38 @@
+"""Images per second of an architecture on CPU, after decoding and resizing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from trainer.detector.config import Model
+from trainer.detector.model import BATCH, build
+
+
+def images_per_second(described: Model, threads: int, seconds: float) -> dict[str, float]:
+    """Forward passes of full batches in float32, channels last, with so many threads.
+
+    Raises:
+        UserError: timm knows no such architecture.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        model = build(replace(described, drop_path=0.0), 0).eval()
+        batch = torch.zeros(BATCH, 3, described.size, described.size).to(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            model(batch)
+            passes, began = 0, time.perf_counter()
+            while time.perf_counter() - began < seconds:
+                model(batch)
+                passes += 1
+            took = time.perf_counter() - began
+    finally:
+        torch.set_num_threads(before)
+    return {
+        "parameters": float(sum(weight.numel() for weight in model.parameters())),
+        "images_per_second": passes * BATCH / took,
+        "threads": float(threads),
+    }
