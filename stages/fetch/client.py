@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import re
+import resource
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -16,6 +18,7 @@ from typing import Any, TypeVar
 import aiohttp
 from yarl import URL
 
+from stages.errors import UnitError
 from stages.fetch import robots, tdmrep
 from stages.fetch.addresses import BlockedAddressError, Guard
 from stages.fetch.encoding import TooLargeError, decoded
@@ -35,6 +38,10 @@ SMALL_BODY = 1 << 20
 LARGE_BODIES = 8
 HEADER_BYTES, HEADERS = 16_384, 128
 """Of one response header, and how many of them."""
+KEPT_ALIVE_S = 5.0
+"""Seconds that an idle connection stays open: in a long tail of hosts most are never used again."""
+OPEN_FILES = 65_536
+"""Wished for, where the machine's hard limit allows it: connections are files."""
 FOREIGN_SHARE = 4
 """A host that only redirects lead to belongs to another lane: of its limits, this fraction may be used here."""
 _READ = 1 << 16
@@ -51,6 +58,7 @@ class Fetcher:
         self._files: dict[str, asyncio.Task[Any]] = {}
         self._places = asyncio.Semaphore(options.concurrency)
         self._large = asyncio.Semaphore(LARGE_BODIES)
+        _raise_file_limit()
         self._session = self._open_session()
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -58,6 +66,7 @@ class Fetcher:
             limit=0,
             resolver=GuardedResolver(self._guard, CachingResolver(self.options.nameservers)),
             socket_factory=self._guard.socket,
+            keepalive_timeout=KEPT_ALIVE_S,
             use_dns_cache=False,  # the resolver's own keeps to the TTLs
         )
         return aiohttp.ClientSession(
@@ -80,10 +89,13 @@ class Fetcher:
         await self._session.close()
 
     async def fetch(self, url: str) -> Fetched:
-        """The bytes behind `url`, or why there are none; nothing is raised.
+        """The bytes behind `url`, or why there are none.
 
         Transient failures are tried again, but a timeout only at a host that has answered before: the others are
         dead or tarpits nearly always, and would hold up their chunk for as many timeouts as there are attempts.
+
+        Raises:
+            UnitError: this machine is out of files for connections, which is no URL's fault.
         """
         try:
             parsed = parse_url(url)
@@ -253,6 +265,8 @@ class Fetcher:
         except TimeoutError:
             raise  # aiohttp's own is an OSError too; ours cuts the attempt
         except (aiohttp.ClientError, OSError, ValueError, asyncio.IncompleteReadError) as error:
+            if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+                raise UnitError("too many open files: raise the limit (ulimit -n), or lower concurrency") from error
             raise FetchError(_reason(error)) from error
 
     async def _accept(self, response: aiohttp.ClientResponse, url: URL, host: Host, request: _Attempt) -> bytes | URL:
@@ -350,6 +364,14 @@ class _Attempt:
         self.honoured: str | None = None
         self.reservations = Reservations()
         self.timer = asyncio.Timeout(None)
+
+
+def _raise_file_limit() -> None:
+    """Let this process have more connections, as far as that is its own to decide."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wished = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wished:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wished, hard))
 
 
 def _reason(error: BaseException) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Barrier
@@ -18,6 +20,7 @@ from curation.workspace import StageRun, UnitWorkspace
 from stages.base import Unit
 from stages.blocklist import Blocklist
 from stages.download import DownloadConfig, FetchPhase
+from stages.errors import UnitError
 from stages.fetch import chunks
 from stages.fetch.adopt import adopt
 from stages.fetch.chunks import ChunkPhase, PartitionPhase
@@ -25,6 +28,7 @@ from stages.fetch.preview import settled_urls
 from stages.storage import Store
 from tests.harness import give_input, run_phase
 from tests.stages.test_download import LOCAL, Row, download, preview, reasons, rows_table, stage
+from tests.stages.test_fetch_client import fetch
 from tests.stages.test_images import encoded, picture
 from tests.webserver import WebServer, serving
 
@@ -164,6 +168,23 @@ def test_the_plan_counts_what_is_adopted(tmp_path: Path, server: WebServer, chan
     assert counted is not None
     assert sum(counted) == 9
     assert counted[0] == len([row for row in [*rows, rows[0]] if row[0] in known.facts])
+
+
+def fetch_with_few_files(urls: list[str], hard: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (60, hard))
+    try:
+        done = fetch(urls, per_host=100, timeout_s=20, respect_robots=False)
+    except UnitError as error:
+        sys.exit(7 if "ulimit" in str(error) else 1)
+    assert {each.reason for each in done} == {None}
+
+
+@pytest.mark.parametrize(("hard", "code"), [(60, 7), (1000, 0)])
+def test_a_lack_of_files_is_nobodys_dead_host(server: WebServer, hard: int, code: int) -> None:
+    server.delay = 1.0
+    process = child(fetch_with_few_files, [server.url(f"/1.jpg?{n}") for n in range(100)], hard)
+    process.join(60)
+    assert process.exitcode == code
 
 
 def test_stragglers_hold_up_no_chunk(tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
