@@ -126,8 +126,8 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return work(), time.process_time() - began
 
 
-def _range(seconds: list[float]) -> str:
-    return f"{min(seconds):.2f}–{max(seconds):.2f}"
+def _range(values: list[float]) -> str:
+    return f"{min(values):,.2f}–{max(values):,.2f}"
 
 
 def _faiss(name: str, hashes: Hashes, radius: int, queries: int) -> tuple[float, set[tuple[int, int]], float]:
@@ -203,15 +203,17 @@ def _peak() -> float:
 
 def stage(args: argparse.Namespace) -> None:
     """Every phase of the stage on one core, each in a process of its own, and their memory."""
+    from stages.dedup import DedupConfig, DedupStage
+
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
         give_rows(Path(folder), int(args.rows))
         size = sum(file.stat().st_size for file in (Path(folder) / "download").iterdir())
         print(f"{int(args.rows):,} rows, {size / 1e9:.1f} GB of parquet, radius {args.radius}", flush=True)
-        for number, name in enumerate(("narrow", "pairs", "decide", "captions", "map")):
-            found = _run(
-                [sys.executable, "-c", PHASE, folder, str(number), str(args.radius), str(int(args.partition_rows))]
-            )
-            print(f"{name:<9} {found['seconds']:7.1f} s, {found['units']:4} units, {found['peak']:.2f} GB", flush=True)
+        for number, phase in enumerate(DedupStage(DedupConfig(radius=args.radius)).phases()):
+            options = [str(number), str(args.radius), str(int(args.partition_rows))]
+            found = _run([sys.executable, "-c", PHASE, folder, *options])
+            line = f"{found['seconds']:7.1f} s, {found['units']:4} units, {found['peak']:.2f} GB"
+            print(f"{phase.name:<9} {line}", flush=True)
 
 
 PHASE = """
@@ -291,24 +293,41 @@ def _rows(start: int, end: int, rng: Any, hashes: Hashes, picture: Any, address:
 
 
 def phash(args: argparse.Namespace) -> None:
-    """Our validation and hash in one, and the hash alone, beside imagededup's encoder; one core each."""
+    """Our digest, validation and hash in one pass beside imagededup's encoder; contenders take turns, one core each."""
+    stored = [str(path) for path in sorted(Path(args.folder).rglob("*")) if path.suffix in (".jpg", ".jpeg", ".png")]
+    with tempfile.TemporaryDirectory() as folder:
+        _hash_all("as stored", _spread(stored, args.images), args)
+        for side in (256, 512):
+            _hash_all(f"as JPEG of {side} pixels", _enlarged(_spread(stored, args.images), side, folder), args)
+
+
+def _enlarged(paths: list[str], side: int, folder: str) -> list[str]:
+    """The same pictures in a size of the web's."""
+    from PIL import Image
+
+    made = []
+    for number, path in enumerate(paths):
+        made.append(f"{folder}/{side}-{number}.jpg")
+        Image.open(path).convert("RGB").resize((side, side), Image.Resampling.LANCZOS).save(made[-1], quality=90)
+    return made
+
+
+def _hash_all(name: str, paths: list[str], args: argparse.Namespace) -> None:
     from stages.images import inspect
 
-    paths = _spread(
-        sorted(str(path) for path in Path(args.folder).rglob("*") if path.suffix in (".jpg", ".jpeg", ".png")),
-        args.images,
-    )
     for path in paths[:20]:
         inspect(Path(path).read_bytes())
-    began = time.process_time()
-    verdicts = [inspect(Path(path).read_bytes()) for path in paths]
-    ours = time.process_time() - began
-    good = [(path, verdict) for path, verdict in zip(paths, verdicts, strict=True) if verdict.phash is not None]
-    print(f"{len(paths)} images: ours {len(paths) / ours:.0f} images/s and core, digest and validation included")
-    if args.imagededup:
-        found = _run([args.imagededup, "-c", ENCODE], json.dumps([path for path, _ in good]))
-        theirs = len(good) / found["seconds"]
-        print(f"imagededup PHash: {theirs:.0f} images/s and core; ours is {len(paths) / ours / theirs:.2f} times that")
+    ours, theirs = [], []
+    for _ in range(args.runs):
+        ours.append(len(paths) / _timed(lambda: [inspect(Path(path).read_bytes()) for path in paths])[1])
+        if args.imagededup:
+            theirs.append(len(paths) / _run([args.imagededup, "-c", ENCODE], json.dumps(paths))["seconds"])
+    print(f"{len(paths)} images {name}: ours {statistics.median(ours):,.0f} images/s ({_range(ours)})")
+    if theirs:
+        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        print(
+            f"  imagededup's PHash {statistics.median(theirs):,.0f} images/s ({_range(theirs)}); ours {ratio:.2f} times"
+        )
 
 
 def _spread(paths: list[str], count: int) -> list[str]:
