@@ -83,7 +83,7 @@ DESIGNS = {"rotation": rotation, "full": full, "curve": curve}
 
 def leave_out(pool: Sequence[Picture], config: Config, design: str, folder: Path, machine: Machine) -> dict[str, Any]:
     """Train and judge every run of a design; finished ones of the same config are taken from their files."""
-    rows = [_judged(run, pool, config, folder / run.name, machine) for run in DESIGNS[design](config)]
+    rows = [_judged(run, pool, config, folder / design / run.name, machine) for run in DESIGNS[design](config)]
     return {"design": design, "config": config.plain(), "runs": rows, "overall": overall(rows)}
 
 

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer.detector.batches import DRAWN, Batches, chosen, read_pool
+from trainer.detector.config import Config
+from trainer.detector.images import Picture
+from trainer.detector.negatives import KINDS
+
+
+def picture(source: str, label: int) -> Picture:
+    return Picture(source=source, label=label, split="train", name="", pixels=np.zeros((40, 40, 3), np.uint8))
+
+
+def test_half_of_a_batch_is_remote_sensing(toy: Config, toy_data: Path) -> None:
+    batches = Batches(chosen(read_pool(toy, toy_data), "train"), toy)
+    images, labels = batches[0]
+    assert images.shape == (16, 32, 32, 3)
+    assert labels.sum() == 8
+    assert len(batches) == toy.training.steps
+
+
+def test_a_batch_is_the_same_whoever_makes_it(toy: Config, toy_data: Path) -> None:
+    batches = Batches(chosen(read_pool(toy, toy_data), "train"), toy)
+    here, there = batches.loader(3, 0), batches.loader(3, 2)
+    for number in (3, 4, 5):
+        one, two = next(here), next(there)
+        assert (one[0] == two[0]).all()
+        assert (one[0].numpy() == batches[number][0]).all()
+
+
+def test_small_sources_get_more_than_their_share_and_drawn_kinds_what_the_config_says(toy: Config) -> None:
+    pool = [picture("large", 1)] * 900 + [picture("small", 1)] * 100
+    pool += [picture("photos", 0)] * 100 + [picture(DRAWN + "logo", 0)] * 5 + [picture(DRAWN + "table", 0)] * 20
+    config = replace(toy, training=replace(toy.training, balance=0.5), drawn=replace(toy.drawn, share=0.3))
+    chances = Batches(pool, config)._chances
+    rs, other = chances[:1000], chances[1000:]
+    assert rs[900:].sum() / rs.sum() == pytest.approx(0.25)
+    assert other[100:].sum() / other.sum() == pytest.approx(0.3)
+    assert other[100:105].sum() == pytest.approx(other[105:].sum())
+
+
+def test_what_is_left_out_is_not_there(toy: Config, toy_data: Path) -> None:
+    pool = read_pool(toy, toy_data)
+    kind = DRAWN + next(iter(KINDS))
+    found = {p.source for part in ("train", "validation", "test") for p in chosen(pool, part, {"fields", kind})}
+    assert found == {p.source for p in pool} - {"fields", kind}
+    with pytest.raises(ValueError, match="none of"):
+        chosen(pool, "exam")

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer.detector.__main__ import main
+from trainer.detector.evaluation import degradations
+
+
+@pytest.fixture(scope="module")
+def trained(toy_data: Path, toy_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    common = [
+        "--config",
+        str(toy_file),
+        "--data",
+        str(toy_data),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--workers",
+        "1",
+    ]
+    assert main(["train", *common]) == 0
+    assert main(["leave-out", *common, "--steps", "2"]) == 0
+    assert main(["leave-out", *common, "--steps", "2", "--design", "curve"]) == 0
+    return out
+
+
+def test_training_leaves_a_model_its_figures_and_a_plot(trained: Path) -> None:
+    found = json.loads((trained / "metrics.json").read_text())
+    assert set(found["robustness"]) == set(degradations())
+    assert set(found["precision"]) == {"0.5", "0.75", "0.9"}
+    assert {"fields", "people"} <= set(found["sources"])
+    assert (trained / "model" / "model.safetensors").stat().st_size < 8_000_000
+    assert (trained / "reliability.png").read_bytes().startswith(b"\x89PNG")
+    training = json.loads((trained / "training.json").read_text())
+    assert sum(training["data"]["fields"][part] for part in ("train", "validation", "test")) == 24
+    assert training["history"][-1]["step"] == 24
+
+
+def test_evaluating_again_gives_the_same_figures(trained: Path, toy_data: Path, toy_file: Path) -> None:
+    before = (trained / "metrics.json").read_bytes()
+    common = ["--config", str(toy_file), "--data", str(toy_data), "--out", str(trained), "--device", "cpu"]
+    assert main(["evaluate", *common]) == 0
+    assert (trained / "metrics.json").read_bytes() == before
+
+
+def test_the_card_holds_the_figures_of_the_files(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("Scale models look like towns.\n")
+    assert main(["card", "--out", str(trained), "--notes", str(tmp_path / "notes.md")]) == 0
+    card = (trained / "README.md").read_text()
+    found = json.loads((trained / "metrics.json").read_text())
+    assert f"{100 * found['test']['balanced_accuracy']:.2f} %" in card
+    assert f"| jpeg 40 | {100 * found['robustness']['jpeg 40']['balanced_accuracy']:.2f} %" in card
+    assert "| people | other |" in card
+    assert "CC0-1.0" in card
+    assert "## Sources never seen" in card
+    assert "## More sources, better?" in card
+    assert "Scale models look like towns." in card
+    rows = [line for line in card.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in rows)
+
+
+def test_a_card_without_figures_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["card", "--out", str(tmp_path)]) == 2
+    assert "training.json is not there" in capsys.readouterr().err
+
+
+def test_speed_is_told_as_json(toy_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["speed", "--config", str(toy_file), "--seconds", "0.05"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["architecture"] == "test_resnet"
+    assert found["images_per_second"] > 0
+
+
+def test_the_sheet_is_a_picture(tmp_path: Path) -> None:
+    assert main(["sheet", "--out", str(tmp_path / "a" / "sheet.png")]) == 0
+    assert (tmp_path / "a" / "sheet.png").stat().st_size > 10_000
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, trainer.detector.__main__ as m; m.parser();"
+        "print([n for n in ('torch', 'timm', 'PIL', 'numpy', 'yaml') if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_degradations_keep_pictures_pictures() -> None:
+    from PIL import Image
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8))
+    shapes = {name: np.asarray(change(image)).shape for name, change in degradations().items()}
+    assert shapes["size 64"] == (64, 85, 3)
+    assert shapes["turn 90"] == (80, 60, 3)
+    assert all(shape[2] == 3 for shape in shapes.values())

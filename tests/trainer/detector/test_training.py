@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from tests.trainer.detector.conftest import ONE
+from trainer.detector import metrics
+from trainer.detector.batches import chosen, read_pool
+from trainer.detector.config import Config
+from trainer.detector.evaluation import labels_of
+from trainer.detector.model import build, divide_logits, load, save, score, transform_for
+from trainer.detector.training import Machine, State, follow, learning_rate, mixed, train
+from trainer.errors import UserError
+
+
+def run(config: Config, data: Path, folder: Path, stop_after: int | None = None, machine: Machine = ONE) -> State:
+    pool = read_pool(config, data)
+    return train(chosen(pool, "train"), chosen(pool, "validation"), config, folder, machine, stop_after=stop_after)
+
+
+def test_a_separable_toy_world_is_learned(undrawn: Config, toy_data: Path, tmp_path: Path) -> None:
+    config = replace(undrawn, training=replace(undrawn.training, steps=80, checkpoint_every=80))
+    state = run(config, toy_data, tmp_path)
+    unseen = [p for p in read_pool(config, toy_data) if p.split == "test"]
+    scores = score(state.average, transform_for(config.model), (p.pixels for p in unseen))
+    assert metrics.auc(scores, labels_of(unseen)) > 0.95
+    assert state.history[-1]["loss"] < 0.69
+
+
+def test_a_training_cut_in_two_ends_at_the_same_weights(toy: Config, toy_data: Path, tmp_path: Path) -> None:
+    whole = run(toy, toy_data, tmp_path / "whole")
+    run(toy, toy_data, tmp_path / "cut", stop_after=10)
+    cut = run(toy, toy_data, tmp_path / "cut")
+    assert whole.step == cut.step == toy.training.steps
+    for one, two in ((whole.average, cut.average), (whole.model, cut.model)):
+        assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+def test_another_seed_gives_other_weights_and_no_other_checkpoint(toy: Config, toy_data: Path, tmp_path: Path) -> None:
+    run(toy, toy_data, tmp_path, stop_after=1)
+    with pytest.raises(UserError, match="checkpoint is of another training"):
+        run(replace(toy, seed=toy.seed + 1), toy_data, tmp_path)
+
+
+def test_one_class_alone_is_refused(toy: Config, toy_data: Path, tmp_path: Path) -> None:
+    pool = [p for p in read_pool(toy, toy_data) if p.label == 1]
+    with pytest.raises(UserError, match="pictures of both classes"):
+        train(pool, [], toy, tmp_path, ONE)
+
+
+def test_timm_loads_what_was_saved_with_the_same_log_odds(toy: Config, tmp_path: Path) -> None:
+    model = build(toy.model, 0).eval()
+    folder = save(model, toy.model, tmp_path / "model")
+    loaded, transform = load(folder)
+    assert loaded.default_cfg["label_names"] == ["other", "rs"]
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.half())
+    pixels = [np.random.default_rng(n).integers(0, 255, (50, 70, 3), dtype=np.uint8) for n in range(5)]
+    ours = score(model, transform_for(toy.model), pixels)
+    assert np.allclose(ours, score(loaded, transform, pixels), atol=1e-5)
+    plain = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.no_grad():
+        outputs = plain(transform(Image.fromarray(pixels[0]))[None])[0]
+    assert float(outputs[1] - outputs[0]) == pytest.approx(ours[0], abs=1e-4)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config.json and model.safetensors are wanted"):
+        load(tmp_path)
+
+
+def test_the_temperature_divides_the_log_odds(toy: Config) -> None:
+    model = build(toy.model, 0).eval()
+    pixels = [np.random.default_rng(n).integers(0, 255, (40, 40, 3), dtype=np.uint8) for n in range(3)]
+    before = score(model, transform_for(toy.model), pixels)
+    divide_logits(model, 2.5)
+    assert np.allclose(score(model, transform_for(toy.model), pixels), before / 2.5, atol=1e-5)
+
+
+def test_an_unknown_architecture_is_named(toy: Config) -> None:
+    with pytest.raises(UserError, match="'resnot'"):
+        build(replace(toy.model, architecture="resnot"), 0)
+
+
+def test_mixing_keeps_the_targets_sum_and_happens_at_its_chance() -> None:
+    inputs, targets = torch.rand(8, 3, 16, 16), torch.eye(2)[[0, 1] * 4]
+    changed = 0
+    for seed in range(40):
+        out, mix = mixed(inputs, targets, np.random.default_rng(seed), 0.5)
+        assert torch.allclose(mix.sum(1), torch.ones(8))
+        assert out.shape == inputs.shape
+        changed += int(not torch.equal(out, inputs))
+    assert 8 < changed < 32
+    assert mixed(inputs, targets, np.random.default_rng(0), 0.0)[0] is inputs
+
+
+def test_the_average_moves_by_its_decay() -> None:
+    average, model = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+        model.running_mean.fill_(4.0)  # type: ignore[union-attr]
+        model.num_batches_tracked.fill_(7)  # type: ignore[union-attr]
+    follow(average, model, 0.75)
+    assert average.weight.tolist() == [1.5, 1.5]
+    assert average.running_mean.tolist() == [1.0, 1.0]  # type: ignore[union-attr]
+    assert average.num_batches_tracked.item() == 7  # type: ignore[union-attr]
+
+
+def test_the_learning_rate_warms_up_and_ends_at_a_hundredth(toy: Config) -> None:
+    rates = [learning_rate(step, toy) for step in range(toy.training.steps + 1)]
+    assert max(rates) == rates[toy.training.warmup] == toy.training.lr
+    assert rates[0] < rates[1] <= toy.training.lr
+    assert rates[-1] == pytest.approx(toy.training.lr / 100)
+
+
+def test_asking_for_a_gpu_that_is_not_there_is_a_sentence() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is there")
+    with pytest.raises(UserError, match="torch sees no CUDA device"):
+        Machine.found("cuda", 1, None)
