@@ -11,9 +11,10 @@ all the same, which keeps what is nearly alike on one side of a split.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ REASONS = ("duplicate_url", "duplicate_bytes", "duplicate_image")
 NONE = -1
 """The id of a URL, digest or hash that is not there; it equals nothing."""
 
+BLOCK = 1 << 16
 COMPARED = 64
 """Kept rows after the first that a hash remembers, to compare thumbnails with."""
 
@@ -139,10 +141,10 @@ def _claim(url: Ids, content: Ids, image: Ids, near: Near, doubts: Doubts | None
     """Survivor and reason of each row: kept rows claim their URL, bytes, hash and the hashes near it."""
     rows = len(url)
     nobody = rows
-    by_url, by_content = ([nobody] * (_size(ids) + 1) for ids in (url, content))  # NONE (−1) finds the last: nobody
+    by_url, by_content = (_filled(nobody, _size(ids) + 1) for ids in (url, content))  # NONE (−1) finds the last: nobody
     images = _Images(near, nobody, doubts)
-    survivor, reason = list(range(rows)), [NONE] * rows
-    for row, (u, c, views) in enumerate(zip(url.tolist(), content.tolist(), image.tolist(), strict=True)):
+    survivor, reason = np.arange(rows), np.full(rows, NONE, np.int8)
+    for row, (u, c, views) in enumerate(_in_blocks(url, content, image)):
         same_url, same_content, same_image = by_url[u], by_content[c], images.first(row, views)
         first = min(same_url, same_content, same_image)
         if first != nobody:
@@ -154,7 +156,17 @@ def _claim(url: Ids, content: Ids, image: Ids, near: Near, doubts: Doubts | None
         if c != NONE:
             by_content[c] = row
         images.keep(row, views)
-    return np.array(survivor, np.int64), np.array(reason, np.int8)
+    return survivor, reason
+
+
+def _in_blocks(*columns: NDArray[np.int64]) -> Iterator[tuple[Any, ...]]:
+    """The rows of several arrays, some at a time as Python's numbers, which take four times an array's memory."""
+    for start in range(0, len(columns[0]), BLOCK):
+        yield from zip(*(column[start : start + BLOCK].tolist() for column in columns), strict=True)
+
+
+def _filled(value: int, size: int) -> array[int]:
+    return array("q", [value]) * size
 
 
 class _Images:
@@ -162,11 +174,11 @@ class _Images:
 
     def __init__(self, near: Near, nobody: int, doubts: Doubts | None) -> None:
         self._upright = len(near.hashes)
-        self._starts, self._others = near.starts.tolist(), near.others
+        self._starts, self._others = array("q", near.starts.tobytes()), near.others
         self._nobody = nobody
         self._doubts = doubts
         self._doubtful = [] if doubts is None else doubts.of.tolist()
-        self._first = [nobody] * (near.nodes + 1)
+        self._first = _filled(nobody, near.nodes + 1)
         self._later: dict[int, list[int]] = {}
 
     def first(self, row: int, views: list[int]) -> int:
