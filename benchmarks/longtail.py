@@ -17,7 +17,6 @@ import contextlib
 import io
 import json
 import multiprocessing
-import os
 import subprocess
 import sys
 import tempfile
@@ -212,12 +211,14 @@ def run(web: Web, folder: Path, download: dict[str, Any]) -> Curve:
     """Fetch the world.
 
     Raises:
-        CalledProcessError: the stage failed.
+        RuntimeError: the stage failed.
     """
     with serving(web) as peak:
         command = prepare(web, folder, download)
         start = time.time()
-        subprocess.run(command, check=True, capture_output=True, env=os.environ)
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
         wall = time.time() - start
         most = peak[1]
     manifest = json.loads((folder / "root/download/manifest.json").read_text())

@@ -1,7 +1,7 @@
 """Decoding in a child process, so that a body which kills, hangs or bloats its decoder costs one row.
 
 A `Sandbox` belongs to one event loop. Bodies go to its child one after another, answers come back in the same order;
-many may be on their way at once. The child is under limits that the kernel enforces: an alarm over each decode, and a
+many may be on their way at once. The child is under limits that the kernel enforces: a timer over each decode, and a
 cap on its address space. When it dies, the body it was busy with is a `decoder_crash`; a new child takes the others.
 A child is kept when its sandbox closes, for the next one with the same settings in this process.
 
@@ -30,7 +30,7 @@ from stages.errors import UnitError
 from stages.images import Limits, Verdict, inspect
 
 SECONDS = 10.0
-"""For one body."""
+"""Of a processor, for one body: how busy the machine is changes no verdict."""
 MEMORY = 4 << 30
 """Bytes of address space of a child."""
 BACKLOG = 64 << 20
@@ -144,12 +144,16 @@ class Sandbox:
         """The child's answer; None when it died of this body."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Judged | None] = loop.create_future()
+        await asyncio.shield(loop.create_task(self._send(data, answer)))  # half a request would garble the next ones
+        return await answer
+
+    async def _send(self, data: bytes, answer: asyncio.Future[Judged | None]) -> None:
+        loop = asyncio.get_running_loop()
         async with self._turn:
             child = self._child or self._start(loop)
             self._waiting.append(answer)
             with contextlib.suppress(ConnectionError):  # it died: `_read` hears of it
                 await loop.sock_sendall(child.socket, _LENGTH.pack(len(data)) + data)
-        return await answer
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> _Child:
         spare = _spare[self._settings]
@@ -171,7 +175,7 @@ class Sandbox:
         child.received += piece
         for entry, more in child.answers():
             if child.is_ready:
-                self._waiting.popleft().set_result(_judged(entry, more))
+                _settle(self._waiting.popleft(), _judged(entry, more))
             child.is_ready = True
 
     def _mourn(self, child: _Child) -> None:
@@ -182,12 +186,12 @@ class Sandbox:
         if not child.is_ready:
             error = UnitError(f"the decoder's process does not start: {sys.executable} -m stages.sandbox")
             for answer in waiting:
-                answer.set_exception(error)
+                _settle(answer, error)
             return
         if waiting:
-            waiting.popleft().set_result(None)
+            _settle(waiting.popleft(), None)
         for answer in waiting:
-            answer.set_exception(_LostError())
+            _settle(answer, _LostError())
 
     def _detach(self, child: _Child) -> None:
         self._child = None
@@ -206,6 +210,16 @@ class Sandbox:
             _spare[self._settings].append(child)
 
 
+def _settle(answer: asyncio.Future[Judged | None], what: Judged | Exception | None) -> None:
+    """Give an answer to whoever still waits for it."""
+    if answer.done():
+        return
+    if isinstance(what, Exception):
+        answer.set_exception(what)
+    else:
+        answer.set_result(what)
+
+
 def _crashed(data: bytes) -> Verdict:
     return Verdict(reason="decoder_crash", bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
@@ -216,14 +230,14 @@ def _judged(entry: dict[str, Any], more: bytes) -> Judged:
 
 
 def _serve(requests: IO[bytes], answers: IO[bytes], judge: Callable[[bytes], Judged], seconds: float) -> None:
-    """Answer until the requests end. The alarm's default action ends the process, whatever it is doing."""
+    """Answer until the requests end. The timer's signal ends the process, whatever it is doing."""
     _answer(answers, {}, b"")
     while header := requests.read(_LENGTH.size):
         (size,) = _LENGTH.unpack(header)
         body = requests.read(size)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         verdict, resized = judge(body)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         thumbnail = verdict.thumbnail or b""
         _answer(answers, asdict(verdict) | {"thumbnail": len(thumbnail)}, thumbnail + resized)
 

@@ -7,15 +7,16 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
+from PIL import Image
 
 from stages.errors import UnitError
 from stages.images import Limits, inspect
 from stages.sandbox import Sandbox
-from tests.stages.test_images import encoded, picture
+from tests.stages.test_images import encoded, files, needs_real_data, picture
 
 T = TypeVar("T")
-SLOW = encoded(picture(6000, 6000), "PNG")
-"""Takes a second or so."""
+SLOW = encoded(Image.new("RGB", (9000, 9000)), "PNG", compress_level=1)
+"""Takes most of a second."""
 
 
 def run(sandbox: Sandbox, work: Coroutine[Any, Any, T]) -> T:
@@ -42,6 +43,26 @@ def test_verdicts_are_those_of_inspect() -> None:
         return await asyncio.gather(*map(sandbox.inspect, bodies))
 
     assert run(sandbox, work()) == [(inspect(body, Limits(max_pixels=60 * 40)), b"") for body in bodies]
+
+
+@needs_real_data
+def test_hostile_files_have_the_same_verdicts_and_kill_no_child() -> None:
+    """Within the time and the memory of a child, whose process is the same at the end."""
+    sandbox = Sandbox(Limits())
+    bodies = [path.read_bytes() for path in files("decode", "*")]
+
+    async def work() -> tuple[set[int], list[Any]]:
+        children, verdicts = set(), []
+        for body in bodies:
+            verdicts.append((await sandbox.inspect(body))[0])
+            assert sandbox._child is not None
+            children.add(sandbox._child.process.pid)
+        return children, verdicts
+
+    children, verdicts = run(sandbox, work())
+    assert len(verdicts) > 600
+    assert len(children) == 1
+    assert verdicts == [inspect(body) for body in bodies]
 
 
 def test_a_decoder_that_crashes_costs_one_body() -> None:
@@ -74,8 +95,24 @@ def test_a_child_that_dies_idle_costs_nothing() -> None:
     assert run(sandbox, work()) == [None, None]
 
 
-def test_a_decode_that_takes_too_long_is_cut_by_an_alarm() -> None:
-    sandbox = Sandbox(Limits(), seconds=0.05)
+def test_whoever_gives_up_leaves_the_others_their_verdicts() -> None:
+    sandbox = Sandbox(Limits())
+    good, large = encoded(picture(), "PNG"), encoded(picture(), "BMP") + bytes(8 << 20)
+
+    async def work() -> list[str | None]:
+        for seconds in (0.0, 0.001, 0.01):
+            quitting = [asyncio.create_task(sandbox.inspect(large)) for _ in range(3)]
+            await asyncio.sleep(seconds)
+            for task in quitting:
+                task.cancel()
+            await asyncio.wait(quitting)
+        return await all_of(sandbox, [good, b"<html>", good])
+
+    assert run(sandbox, work()) == [None, "not_an_image", None]
+
+
+def test_a_decode_that_takes_too_long_is_cut_short() -> None:
+    sandbox = Sandbox(Limits(), seconds=0.1)
     good = encoded(picture(), "PNG")
     assert run(sandbox, all_of(sandbox, [good, SLOW, good])) == [None, "decoder_crash", None]
 
