@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +144,6 @@ class FetchPhase(Phase):
 
     name = "fetch"
     cpus = 0.5
-    risky = True
 
     def __init__(self, config: DownloadConfig) -> None:
         self.config = config
@@ -290,6 +289,13 @@ class DownloadStage(Stage):
         blocklist.load(self.config.blocklist)
         if self.config.from_img2dataset:
             folder.tables(self.config.from_img2dataset)
+
+    def summary(self, records: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
+        """`placeholders`: pictures (of a host each) that stand for lost ones; `left_out`: URLs fetched at the end."""
+        return {
+            "placeholders": sum(record.meta["placeholders"] for record in records[SettlePhase.name]),
+            "left_out": sum(record.meta["left"] for record in records[FetchPhase.name]),
+        }
 
     def preview(self, ws: Workspace) -> tuple[int, int] | None:
         """(rows whose URL earlier runs settled, rows to fetch)."""

@@ -354,6 +354,7 @@ def test_placeholders_are_told_from_pictures(tmp_path: Path, server: WebServer) 
     }
     assert all(row["sha256"] and row["image"] is None for row in dropped)
     assert written.counts["web"]["dropped"] == {"placeholder": 4}
+    assert written.summary == {"placeholders": 1, "left_out": 0}
 
 
 def test_what_was_a_placeholder_may_be_a_picture_again(tmp_path: Path, server: WebServer) -> None:

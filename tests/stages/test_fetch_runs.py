@@ -204,6 +204,7 @@ def test_stragglers_hold_up_no_chunk(tmp_path: Path, server: WebServer, monkeypa
     first, again = run.records("fetch"), run.records("again")
     left = sum(record.meta["left"] for record in first)
     assert left > 0
+    assert written.summary == {"placeholders": 0, "left_out": left}
     assert first[-1].meta["left"] == 0
     assert sum(file.rows for record in again for file in record.files if file.kind == "facts") == left
     assert {record.meta["left"] for record in again} == {0}
