@@ -60,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
     card = command("card", write_card, "write OUT/README.md, the model card, from the JSON files there")
     card.add_argument("--out", type=Path, required=True)
     card.add_argument("--notes", type=Path, help="Markdown to put into the section on failures")
+    shipped = command("ship", ship_model, "copy the model, its figures and its card to one folder")
+    shipped.add_argument("--out", type=Path, required=True)
+    shipped.add_argument("--to", type=Path, required=True)
     speed = command("speed", tell_speed, "images per second of an architecture on the CPU")
     speed.add_argument("--architecture", action="append", help="in place of the config's; may be repeated")
     speed.add_argument("--threads", type=int, default=1)
@@ -150,6 +153,13 @@ def write_card(options: argparse.Namespace) -> None:
 
     notes = options.notes.read_text() if options.notes else ""
     (options.out / "README.md").write_text(render(options.out, notes))
+
+
+def ship_model(options: argparse.Namespace) -> None:
+    """Copy what is to be published."""
+    from trainer.detector.card import ship
+
+    ship(options.out, options.to)
 
 
 def tell_speed(options: argparse.Namespace) -> None:

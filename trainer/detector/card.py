@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 from trainer.detector.config import LABELS
 from trainer.errors import UserError
 
 WEAKEST = 8
+SHIPPED = ("model/config.json", "model/model.safetensors", "training.json", "metrics.json")
+ALSO = ("leave_out.json", "curve.json", "reliability.png", "README.md")
 
 
 def _read(path: Path, needed: bool) -> dict[str, Any]:
@@ -49,6 +52,21 @@ def render(folder: Path, notes: str = "") -> str:
         notes=notes.strip(),
     )
     return text.rstrip() + "\n"
+
+
+def ship(folder: Path, to: Path) -> None:
+    """Copy the model, its figures and its card, side by side.
+
+    Raises:
+        UserError: the model or its figures are missing.
+    """
+    missing = [name for name in SHIPPED if not (folder / name).exists()]
+    if missing:
+        raise UserError(f"--out {folder}: {missing[0]} is not there; `python -m trainer.detector train` writes it")
+    to.mkdir(parents=True, exist_ok=True)
+    for name in (*SHIPPED, *ALSO):
+        if (folder / name).exists():
+            copyfile(folder / name, to / Path(name).name)
 
 
 def weakest(measured: dict[str, Any], left: dict[str, Any]) -> list[tuple[str, float, str]]:

@@ -11,6 +11,7 @@ import pytest
 
 from trainer.detector.__main__ import main
 from trainer.detector.evaluation import degradations
+from trainer.detector.model import load
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,18 @@ def test_the_card_holds_the_figures_of_the_files(trained: Path, tmp_path: Path) 
     assert "Scale models look like towns." in card
     rows = [line for line in card.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in rows)
+
+
+def test_what_is_shipped_loads_and_renders_again(trained: Path, tmp_path: Path) -> None:
+    assert main(["card", "--out", str(trained)]) == 0
+    assert main(["ship", "--out", str(trained), "--to", str(tmp_path / "detector")]) == 0
+    shipped = {path.name for path in (tmp_path / "detector").iterdir()}
+    assert {"config.json", "model.safetensors", "README.md", "metrics.json", "reliability.png"} <= shipped
+    assert "checkpoint.pt" not in shipped
+    load(tmp_path / "detector")
+    card = (tmp_path / "detector" / "README.md").read_bytes()
+    assert main(["card", "--out", str(tmp_path / "detector")]) == 0
+    assert (tmp_path / "detector" / "README.md").read_bytes() == card
 
 
 def test_a_card_without_figures_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
