@@ -12,7 +12,10 @@ import yaml
 
 from curation import run
 from curation.recipe import Recipe, load, root_store
+from stages.base import OutputFile
 from stages.errors import UserError
+from stages.schema import COMMON, KEYWORDS, extend
+from tests.harness import give_input
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def test_a_good_recipe(folder: Path) -> None:
     assert [stage.name for stage in made.stages] == ["keywords", "download", "dedup"]
     assert [file.url for file in made.sources[0].files["data"]] == [str(folder / "part-0.parquet")]
     effective = made.effective()
-    assert effective["stages"]["dedup"] == {"radius": 2}
+    assert effective["stages"]["dedup"]["radius"] == 2
     assert effective["stages"]["download"]["retries"] == 1
     assert read(folder, effective).effective() == effective
 
@@ -220,6 +223,18 @@ def test_the_plan_runs_nothing(folder: Path, capsys: pytest.CaptureFixture[str])
     assert lines[0].startswith("keywords   to run: not run yet; 0 rows to adopt, 1 to do")
     assert lines[1].startswith("download   to run: after keywords")
     assert not (folder / "out").exists()
+
+
+def test_the_plan_says_what_a_search_for_near_hashes_takes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read(folder, recipe(folder))
+    give_input(folder / "out", "keywords", [extend(COMMON, KEYWORDS).empty_table()])
+    part = OutputFile(path="download/part-0.parquet", rows=10**9, bytes=0, sha256="")
+    give_input(folder / "out", "download", [], extra=[part])
+    command = [str(folder / "recipe.yaml"), "--root", str(folder / "out"), "--plan", "--allow-stale"]
+    assert run.main([*command, "--set", "stages.dedup.radius=6"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("dedup"))
+    assert "1,000,000,000 to do; near hashes of 1,000,000,000 rows within 6 bits take about 5,703.1 minutes" in line
+    assert line.endswith("2,257,255 pairs by chance, more than max_minutes (60) allows")
 
 
 @pytest.mark.parametrize("root", ["", "s3://", "file://"])

@@ -96,6 +96,8 @@ def test_a_new_source_costs_only_what_is_new(world: World, copy: Path, tmp_path:
         world.recipe.write_text(original)
     assert world.server.images_asked() == asked + 2
     assert counts(copy, "download")["mine"] == {"in": 2, "kept": 2, "dropped": {}}
+    added = json.loads((copy / "dedup/manifest.json").read_text())["summary"]["between"]["mine"]
+    assert added["kept"] == sum(added["twins_of"].values()) == 1
     new = [path for path in _scored(copy) if path not in scored]
     assert [pq.read_metadata(path).num_rows for path in new] == [1], "one of the two images is no twin"
 
