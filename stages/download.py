@@ -19,6 +19,7 @@ from stages.fetch.chunks import (
     Chunk,
     ChunkPhase,
     PartitionPhase,
+    Place,
     canonical_urls,
     kept_rows,
     lanes_of,
@@ -40,6 +41,8 @@ __all__ = ["DownloadConfig", "DownloadStage", "is_transient"]
 
 VERSION = 1
 """Of what a fetch gives: results of another version are not adopted."""
+FEW_LANES = 4
+"""With no more of them, none waits for another to end."""
 PRODUCT = "rs-curation/0.1"
 
 
@@ -150,14 +153,18 @@ class FetchPhase(Phase):
 
     def cut(self, ws: Workspace) -> list[Unit]:
         """A unit for each chunk; chunks of a lane run one after another, in a hurry if others wait behind."""
+        lanes = lanes_of(ws.phase_records("chunks"))
         return [
             Unit(
                 id=chunk.id,
-                spec={"chunks": [asdict(chunk)], "is_hurried": chunk.host is None and chunk != lane[-1]},
+                spec={
+                    "chunks": [asdict(chunk)],
+                    "is_hurried": chunk.host is None and (chunk != lane[-1] or len(lanes) > FEW_LANES),
+                },
                 rows=chunk.rows,
                 lane=chunk.lane,
             )
-            for lane in lanes_of(ws.phase_records("chunks"))
+            for lane in lanes
             for chunk in lane
         ]
 
@@ -179,68 +186,83 @@ class FetchPhase(Phase):
         urls = self._urls(unit, ws, chunks)
         hashes = [url_hash(url) for url in urls] or [0]
         span = min(hashes), max(hashes)
-        state.known = self._known(ws, chunks[0], span, state)
-        state.bucket = chunks[0].bucket
+        places = list(dict.fromkeys(chunk.place for chunk in chunks))
+        state.known = self._known(ws, state, places, chunks[0].buckets, span)
         facts = state.facts(urls, ws, GRACE if unit.spec["is_hurried"] else None)
         ws.write_table("facts/urls", facts_table(facts), kind="facts")
-        place = {"bucket": chunks[0].bucket, "buckets": chunks[0].buckets, "host": chunks[0].host, "span": span}
-        told = {"chunks": [chunk.id for chunk in chunks], "left": len(urls) - len(facts)}
-        return Result(meta=place | told | {"terms": self.config.terms().to_json()})
+        told = {"places": places, "buckets": chunks[0].buckets, "span": span, "terms": self.config.terms().to_json()}
+        left = len(urls) - len(facts)
+        return Result(meta=told | {"chunks": [chunk.id for chunk in chunks], "left": left})
 
     def _urls(self, unit: Unit, ws: Workspace, chunks: Sequence[Chunk]) -> dict[str, str]:
         """The URLs to settle, each with the key that names its image."""
         return wanted(pa.concat_tables([_read(ws, chunk) for chunk in chunks]))
 
-    def _known(self, ws: Workspace, chunk: Chunk, span: tuple[int, int], state: Lane) -> Known:
-        """What earlier runs know of the chunk, and an img2dataset folder of its bucket."""
+    def _known(self, ws: Workspace, state: Lane, places: Sequence[Place], buckets: int, span: tuple[int, int]) -> Known:
+        """What earlier runs, and an img2dataset folder, know of the URLs in some places."""
         config = self.config
-        records = matching(earlier(ws), chunk, span)
+        records = matching(earlier(ws), places, buckets, span)
         adopted = adopt(ws, records, config.terms(), blocklist.load(config.blocklist), retry_failed=config.retry_failed)
-        if state.bucket == chunk.bucket:
+        numbers = tuple(sorted({bucket for bucket, _ in places})) if config.from_img2dataset else ()
+        if numbers == state.buckets:
             return Known(adopted=adopted, imported=state.known.imported)
-        imported = folder.known_urls(ws, chunk.bucket) if config.from_img2dataset else {}
+        state.buckets = numbers
+        imported = {url: entry for bucket in numbers for url, entry in folder.known_urls(ws, bucket).items()}
         return Known(adopted=adopted, imported=imported)
 
 
 class AgainPhase(FetchPhase):
-    """What chunks left out in their hurry: that of some chunks of a lane is a unit, and there is none any more."""
+    """What chunks left out in their hurry: that of many chunks is a unit, and nobody hurries any more."""
 
     name = "again"
 
     def cut(self, ws: Workspace) -> list[Unit]:
-        """Units of about as many URLs as a chunk has rows."""
+        """Units of about as many URLs as a chunk has rows; small lanes are put together, each of them whole."""
         left = {record.unit: record for record in ws.phase_records("fetch") if record.meta["left"]}
         units: list[Unit] = []
+        small: list[Chunk] = []
         for lane in lanes_of(ws.phase_records("chunks")):
-            groups: list[list[Chunk]] = []
-            rows = CHUNK_ROWS
-            for chunk in lane:
-                if chunk.id not in left:
-                    continue
-                if rows >= CHUNK_ROWS:
-                    groups.append([])
-                    rows = 0
-                groups[-1].append(chunk)
-                rows += left[chunk.id].meta["left"]
-            units += [self._unit(group, [left[chunk.id] for chunk in group]) for group in groups]
-        return units
-
-    @staticmethod
-    def _unit(chunks: Sequence[Chunk], records: Sequence[Record]) -> Unit:
-        return Unit(
-            id=chunks[0].id,
-            spec={
-                "chunks": [asdict(chunk) for chunk in chunks],
-                "facts": [facts_path(record) for record in records],
-                "is_hurried": False,
-            },
-            rows=sum(record.meta["left"] for record in records),
-            lane=chunks[0].lane,
-        )
+            mine = [chunk for chunk in lane if chunk.id in left]
+            if _left(mine, left) >= CHUNK_ROWS:
+                units += [_unit(group, left) for group in _groups(mine, left)]
+                continue
+            small += mine
+            if _left(small, left) >= CHUNK_ROWS:
+                units.append(_unit(small, left))
+                small = []
+        return [*units, _unit(small, left)] if small else units
 
     def _urls(self, unit: Unit, ws: Workspace, chunks: Sequence[Chunk]) -> dict[str, str]:
         settled = {url for path in unit.spec["facts"] for url in ws.read_table(path, [URL]).column(URL).to_pylist()}
         return {url: key for url, key in super()._urls(unit, ws, chunks).items() if url not in settled}
+
+
+def _left(chunks: Sequence[Chunk], left: Mapping[str, Record]) -> int:
+    """URLs that the chunks have left out."""
+    return sum(left[chunk.id].meta["left"] for chunk in chunks)
+
+
+def _groups(chunks: Sequence[Chunk], left: Mapping[str, Record]) -> list[list[Chunk]]:
+    """Chunks in their order, in groups that have just left out enough."""
+    groups: list[list[Chunk]] = [[]]
+    for chunk in chunks:
+        if _left(groups[-1], left) >= CHUNK_ROWS:
+            groups.append([])
+        groups[-1].append(chunk)
+    return groups
+
+
+def _unit(chunks: Sequence[Chunk], left: Mapping[str, Record]) -> Unit:
+    return Unit(
+        id=chunks[0].id,
+        spec={
+            "chunks": [asdict(chunk) for chunk in chunks],
+            "facts": [facts_path(left[chunk.id]) for chunk in chunks],
+            "is_hurried": False,
+        },
+        rows=_left(chunks, left),
+        lane=chunks[0].lane,
+    )
 
 
 def earlier(ws: Workspace) -> list[Record]:

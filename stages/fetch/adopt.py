@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.base import OutputFile, Record, Workspace
 from stages.blocklist import Blocklist
-from stages.fetch.chunks import Chunk, overlaps
+from stages.fetch.chunks import Place, overlaps
 from stages.fetch.facts import URL, Facts, read_facts
 from stages.fetch.outcome import is_transient
 
@@ -75,16 +75,24 @@ class Known:
     """By canonical URL: entries of an img2dataset folder (`stages.fetch.folder`)."""
 
 
-def matching(records: Iterable[Record], chunk: Chunk, span: tuple[int, int]) -> list[Record]:
-    """Records of chunks that may hold URLs of the chunk, whose hashes (`chunks.url_hash`) lie in `span`."""
-    return [
-        record
-        for record in records
-        if overlaps(chunk.bucket, chunk.buckets, record.meta["bucket"], record.meta["buckets"])
-        and (chunk.host is None or record.meta["host"] in (None, chunk.host))
-        and record.meta["span"][0] <= span[1]
-        and span[0] <= record.meta["span"][1]
-    ]
+def matching(records: Iterable[Record], places: Iterable[Place], buckets: int, span: tuple[int, int]) -> list[Record]:
+    """Records that may hold URLs of some places, whose hashes (`chunks.url_hash`) lie in `span`.
+
+    Args:
+        records: of chunks that were fetched.
+        places: (bucket, its hot host or None), out of `buckets`.
+    """
+    wanted = list(places)
+
+    def meets(record: Record) -> bool:
+        meta = record.meta
+        return (meta["span"][0] <= span[1] and span[0] <= meta["span"][1]) and any(
+            overlaps(bucket, buckets, other, meta["buckets"]) and (host is None or theirs in (None, host))
+            for bucket, host in wanted
+            for other, theirs in meta["places"]
+        )
+
+    return [record for record in records if meets(record)]
 
 
 def adopt(

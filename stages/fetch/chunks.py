@@ -116,6 +116,10 @@ def _split(table: pa.Table, numbers: np.ndarray, buckets: int) -> Iterator[pa.Ta
         yield table.slice(start, end - start)
 
 
+Place = tuple[int, str | None]
+"""A bucket's number, and the hot host whose lane is meant."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
     """One chunk: a row group of a file that `ChunkPhase` wrote."""
@@ -132,6 +136,11 @@ class Chunk:
     def id(self) -> str:
         """Its name as a unit."""
         return f"{self.bucket:04d}-{self.row_group:05d}"
+
+    @property
+    def place(self) -> Place:
+        """Where its URLs are to be found in other runs."""
+        return self.bucket, self.host
 
     @property
     def lane(self) -> str:

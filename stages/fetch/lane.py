@@ -1,4 +1,4 @@
-"""Fetching the chunks of one bucket: an event loop, a fetcher and what earlier runs know, shared by its chunks."""
+"""Fetching the chunks of one lane: an event loop, a fetcher and what earlier runs know, shared by its chunks."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from stages.tar import TarWriter
 
 
 class Lane:
-    """State of one bucket: `facts` does a chunk, `close` ends it.
+    """State of one lane: `facts` does a chunk, `close` ends it.
 
-    `bucket` and `known` are set by whoever knows what earlier runs left.
+    `buckets` and `known` are set by whoever knows what earlier runs left.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Lane:
         self._sandbox = Sandbox(limits, resize)
         self._asked: set[str] = set()
         """URLs of which nothing has come yet."""
-        self.bucket: int | None = None
+        self.buckets: tuple[int, ...] = ()
         self.known = Known(adopted=Adopted(), imported={})
 
     def close(self) -> None:

@@ -17,9 +17,9 @@ import pytest
 
 from curation.worker import do_lane
 from curation.workspace import StageRun, UnitWorkspace
-from stages.base import Unit
+from stages.base import OutputFile, Record, Unit
 from stages.blocklist import Blocklist
-from stages.download import DownloadConfig, FetchPhase
+from stages.download import AgainPhase, DownloadConfig, FetchPhase
 from stages.errors import UnitError
 from stages.fetch import chunks
 from stages.fetch.adopt import adopt
@@ -212,3 +212,39 @@ def test_stragglers_hold_up_no_chunk(tmp_path: Path, server: WebServer, monkeypa
     _, adopted = download(tmp_path, None, generation=1, placeholder_urls=0, per_host=20)
     assert sorted(map(str, adopted)) == sorted(map(str, done))
     assert not server.hits
+
+
+class Told:
+    """A workspace of records alone."""
+
+    def __init__(self, records: dict[str, list[Record]]) -> None:
+        self.records = records
+
+    def phase_records(self, phase: str) -> list[Record]:
+        return self.records[phase]
+
+
+def test_what_small_lanes_left_out_goes_together_and_no_lane_is_torn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.download.CHUNK_ROWS", 10)
+    left = {0: [4, 0], 1: [3], 2: [6, 6, 6], 3: [0], 4: [5], 5: [1]}
+    file = OutputFile(path="chunks.parquet", rows=1, bytes=1, sha256="", kind="facts")
+    made: dict[str, Any] = {"digest": None, "files": (file,), "counts": {}, "seconds": 0.0}
+    told = [(bucket, None, 50) for bucket, counts in left.items() for _ in counts]
+    chunked = Record(phase="chunks", unit="0000", meta={"chunks": told, "buckets": 8}, **made)
+    lanes = chunks.lanes_of([chunked])
+    fetched = [
+        Record(phase="fetch", unit=chunk.id, meta={"left": count}, **made)
+        for lane in lanes
+        for chunk, count in zip(lane, left[lane[0].bucket], strict=True)
+    ]
+    ws: Any = Told({"chunks": [chunked], "fetch": fetched})
+    units = AgainPhase(DownloadConfig()).cut(ws)
+    assert [([chunk["bucket"] for chunk in unit.spec["chunks"]], unit.rows) for unit in units] == [
+        ([2, 2], 12),
+        ([2], 6),
+        ([0, 1, 4], 12),
+        ([5], 1),
+    ]
+    of_bucket = {chunk["bucket"]: unit.lane for unit in units for chunk in unit.spec["chunks"]}
+    assert all(unit.lane == of_bucket[chunk["bucket"]] for unit in units for chunk in unit.spec["chunks"])
+    assert len({unit.id for unit in units}) == len(units)
