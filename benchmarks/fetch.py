@@ -102,6 +102,8 @@ class Took:
     """Seconds."""
     steady: float
     """Images a second."""
+    cpu: float
+    """Core-microseconds an image while the rate is steady, of all its processes."""
     lost: int
     """Images that were served and are not there."""
 
@@ -261,11 +263,35 @@ def img2dataset(world: World, threads: int, answer: str, out: Path) -> list[str]
     return [sys.executable, "-c", f"if __name__ == '__main__':\n    {code}"]
 
 
-def _run(command: Sequence[str]) -> None:
+def _run(command: Sequence[str]) -> list[tuple[float, float]]:
+    """Run to the end; returns how much processor time was used until when."""
     environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
+        used: dict[int, float] = {}
+        curve = []
+        while process.poll() is None:
+            used |= _cpu_seconds(process.pid)
+            curve.append((time.time(), sum(used.values())))
+            time.sleep(0.2)
+        if process.returncode:
+            said.seek(0)
+            raise RuntimeError(f"{' '.join(command)}\n{said.read()[-4000:]}")
+    return curve
+
+
+def _cpu_seconds(root: int) -> dict[int, float]:
+    """By process, for one and all that descend from it."""
+    import psutil
+
+    found = {}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(root)
+        for process in (parent, *parent.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                found[process.pid] = times.user + times.system
+    return found
 
 
 def time_one(world: World, command: Callable[[Path], list[str]], answer: str) -> Took:
@@ -280,12 +306,15 @@ def time_one(world: World, command: Callable[[Path], list[str]], answer: str) ->
         prepared = command(out)
         before = log.stat().st_size
         start = time.perf_counter()
-        _run(prepared)
+        curve = _run(prepared)
         wall = time.perf_counter() - start
         time.sleep(1.5)  # the log is flushed every second
         kept = _kept(out)
         assert answer == "resized" or not kept - world.digests, "kept bytes that nobody served"
-        return Took(wall, steady_rate(log, before), world.images - kept.total())
+        start_at, end_at, images = steady_part(log, before)
+        moments, used = zip(*curve, strict=True)
+        cpu = float(np.diff(np.interp([start_at, end_at], moments, used))[0])
+        return Took(wall, images / (end_at - start_at), 1e6 * cpu / images, world.images - kept.total())
     finally:
         shutil.rmtree(out)
 
@@ -302,14 +331,17 @@ def _kept(out: Path) -> Counter[str]:
     return found
 
 
-def steady_rate(log: Path, start: int) -> float:
-    """Images a second between the fortieth and the ninetieth in a hundred, by the server's log from byte `start`."""
+def steady_part(log: Path, start: int) -> tuple[float, float, int]:
+    """When the fortieth and the ninetieth in a hundred images were served, and how many between.
+
+    By the server's log from byte `start`.
+    """
     with log.open() as file:
         file.seek(start)
         entries = [line.split() for line in file]
     times = sorted(float(when) for when, status, uri in entries if status == "200" and uri.endswith(".jpg"))
     first, last = len(times) * 4 // 10, len(times) * 9 // 10
-    return (last - first) / (times[last] - times[first])
+    return times[first], times[last], last - first
 
 
 def measure(world: World, args: argparse.Namespace) -> dict[str, list[Took]]:
@@ -336,13 +368,16 @@ def report(found: dict[str, list[Took]], images: int) -> None:
     """Ratios first."""
     steady = {name: statistics.median(took.steady for took in runs) for name, runs in found.items()}
     wall = {name: statistics.median(took.wall for took in runs) for name, runs in found.items()}
+    cpu = {name: statistics.median(took.cpu for took in runs) for name, runs in found.items()}
     other = next(name for name in found if name != "ours")
-    print(f"steady {steady['ours'] / steady[other]:.2f} x, wall-clock {wall[other] / wall['ours']:.2f} x {other}")
+    ratios = steady["ours"] / steady[other], wall[other] / wall["ours"], cpu[other] / cpu["ours"]
+    print("steady {:.2f} x, wall-clock {:.2f} x, processor time {:.2f} x ".format(*ratios) + other)
     for name, runs in found.items():
         low, high = min(took.steady for took in runs), max(took.steady for took in runs)
+        lost = max(took.lost for took in runs)
         print(
-            f"{name:24} {steady[name]:6.0f} images/s steady ({low:.0f}-{high:.0f}), "
-            f"{wall[name]:6.1f} s wall ({images / wall[name]:.0f} images/s), {max(took.lost for took in runs)} lost"
+            f"{name:24} {steady[name]:6.0f} images/s steady ({low:.0f}-{high:.0f}), {cpu[name]:5.0f} us of processor "
+            f"an image, {wall[name]:6.1f} s wall ({images / wall[name]:.0f} images/s), {lost} lost"
         )
     print(json.dumps({name: [vars(took) for took in runs] for name, runs in found.items()}))
 
