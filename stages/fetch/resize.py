@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.images import Limits, Verdict, decode, hashed
+from stages.images import HASH_SIDE, Limits, Verdict, decode, hashed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -142,7 +142,13 @@ class Resize:
             width=pixels.shape[1],
             height=pixels.shape[0],
         )
-        return hashed(verdict, fromarray(pixels)), data
+        return hashed(verdict, _shrunk(fromarray(pixels))), data
+
+
+def _shrunk(image: Image) -> Image:
+    """In grey, and a whole number of times smaller, as far as the hash allows (as for a JPEG, see `stages.images`)."""
+    times = min(image.size) // HASH_SIDE
+    return image.convert("L").reduce(times) if times > 1 else image
 
 
 def check(options: Mapping[str, Any]) -> None:

@@ -107,7 +107,8 @@ def test_what_is_no_image_is_not_resized(data: bytes, reason: str) -> None:
 def test_bytes_stay_when_nothing_is_to_be_done() -> None:
     resize = Resize({"image_size": 64, "resize_only_if_bigger": True, "skip_reencode": True})
     small = encoded(picture(60, 40), "JPEG")
-    assert resize(small, LIMITS) == (inspect(small), small)
+    verdict, data = resize(small, LIMITS)
+    assert (verdict.sha256, verdict.format, verdict.width, data) == (inspect(small).sha256, "jpeg", 60, small)
     verdict, data = resize(encoded(picture(60, 40), "PNG"), LIMITS)
     assert (verdict.format, verdict.width, data[:2]) == ("jpeg", 60, b"\xff\xd8")
 
