@@ -53,7 +53,7 @@ NARROW = pa.schema(
 TURNED = pa.schema([(f"turned_{view}", pa.uint64()) for view in range(1, ORIENTATIONS)])
 PLACE = pa.schema([(name, pa.uint64()) for name in ("place_high", "place_low", "view")])
 ALL = extend(NARROW, TURNED, PLACE)
-GREYS = 8192
+GREYS = 1024
 """Thumbnails looked at together."""
 
 ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -86,17 +86,17 @@ def read_rows(ws: Workspace, unit: Unit, columns: Sequence[str]) -> pa.Table:
     Raises:
         UnitError: they are not those that were decided on.
     """
-    table = read_kept(ws, unit, columns)
+    table = read_kept(ws, unit.spec["files"], columns)
     decided = narrow_files(ws)[int(unit.id)].rows
     if table.num_rows != decided:
         raise UnitError(f"{table.num_rows} rows, but {decided} were decided on")
     return table
 
 
-def read_kept(ws: Workspace, unit: Unit, columns: Sequence[str]) -> pa.Table:
-    """Those of some columns that the input has, of the unit's kept rows."""
+def read_kept(ws: Workspace, paths: Sequence[str], columns: Sequence[str]) -> pa.Table:
+    """Those of some columns that the input has, of some parts' kept rows."""
     present = [name for name in columns if name in ws.input_columns().names]
-    tables = (ws.read_table(path, columns=present) for path in unit.spec["files"])
+    tables = (ws.read_table(path, columns=present) for path in paths)
     return pa.concat_tables(table.filter(pc.equal(table["status"], KEPT)) for table in tables)
 
 

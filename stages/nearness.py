@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages import blocklist, hamming
 from stages.base import Phase, Result, Unit, Workspace
 from stages.blocklist import Blocklist
-from stages.contamination import TestItems
+from stages.contamination import MATCHED, TestItems
 from stages.decide import Links, link
 from stages.doubts import unsure
 from stages.narrow import (
@@ -55,11 +56,17 @@ class Narrow(Phase):
 
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
         """Write the unit's narrow columns, and which of its rows match a test set."""
-        rows = read_kept(ws, unit, (*WANTED, *OPTIONAL, *(["captions"] if self.config.against else [])))
-        table = narrow(rows, ws.sources, self.config.orientations)
+        tests = self._tests(ws)
+        tables, matched, end = [], [MATCHED.empty_table()], 0
+        for path in unit.spec["files"]:  # thumbnails are large: one part's at a time
+            rows = read_kept(ws, [path], (*WANTED, *OPTIONAL, *(["captions"] if tests else [])))
+            tables.append(narrow(rows, ws.sources, self.config.orientations))
+            if tests:
+                matched.append(_moved(tests.match(rows), end))
+            end += rows.num_rows
+        table, tested = pa.concat_tables(tables), pa.concat_tables(matched)
         meta: dict[str, Any] = {}
-        if self.config.against:
-            tested = self._tested(ws, rows)
+        if tests:
             meta["tested"] = ws.write_table("tested", tested, kind="side").path
             meta["matched"] = dict(Counter(tested["test_match"].to_pylist()))
             table = self._marked(table, tested)
@@ -71,10 +78,11 @@ class Narrow(Phase):
             meta["turned"] = ws.write_table("turned", self._dealt(turned, partitions), kind="side").path
         return Result(meta=meta)
 
-    def _tested(self, ws: Workspace, rows: pa.Table) -> pa.Table:
-        """The rows that match a test item, as `contamination.MATCHED`."""
-        tables = [ws.read_table(file.path) for file in ws.phase_files("tests", "side")]
-        return TestItems(tables, self.config.radius).match(rows)
+    def _tests(self, ws: Workspace) -> TestItems | None:
+        """The test sets' items, if there are any sets."""
+        if not self.config.against:
+            return None
+        return TestItems([ws.read_table(file.path) for file in ws.phase_files("tests", "side")], self.config.radius)
 
     def _marked(self, table: pa.Table, tested: pa.Table) -> pa.Table:
         """The narrow columns, with a flag where a test set bars the row."""
@@ -90,6 +98,11 @@ class Narrow(Phase):
             partition = hamming.deal(hashes, bits, partitions)
             for number in range(partitions):
                 yield pa.table({"phash": hashes[partition == number]})
+
+
+def _moved(matched: pa.Table, rows: int) -> pa.Table:
+    """Matches of rows that stand so many rows further on."""
+    return matched.set_column(0, MATCHED.field("row"), pc.add(matched["row"], pa.scalar(rows, pa.int32())))
 
 
 class Pairs(Phase):
