@@ -44,6 +44,7 @@ format: env  ## put the code in the house style
 bench: env  ## benchmarks beside the peers
 	$(BIN)/python -m benchmarks.keywords
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.dedup near
 
 constraints: $(BIN)/uv  ## resolve pyproject.toml anew; add UPGRADE=1 to take the newest versions
 	$(BIN)/uv pip compile --quiet --python $(BIN)/python pyproject.toml --extra dev --no-annotate --no-header \
