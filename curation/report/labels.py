@@ -41,7 +41,7 @@ REASONS = {
     "duplicate_url": "same URL as a kept sample",
     "duplicate_bytes": "same bytes as a kept sample",
     "duplicate_image": "looks like a kept sample",
-    "test_set_image": "looks like an evaluation image",
+    "test_set_image": "shows or says what a test set does",
     "low_vlm_score": "low remote-sensing prompt score",
     "low_detector_score": "low remote-sensing detector score",
     "low_similarity": "caption does not fit the image",
