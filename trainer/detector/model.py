@@ -23,7 +23,7 @@ def build(model: Model, seed: int) -> Any:
     """An untrained classifier of two outputs (`LABELS`), in channels-last memory; the seed fixes its weights.
 
     Raises:
-        UserError: timm knows no such architecture.
+        UserError: timm knows no such architecture, or its classifier is no single layer.
     """
     import timm
     import torch
@@ -33,7 +33,27 @@ def build(model: Model, seed: int) -> Any:
     torch.manual_seed(seed)
     options: dict[str, Any] = {"drop_path_rate": model.drop_path} if model.drop_path else {}
     built = timm.create_model(model.architecture, num_classes=len(LABELS), pretrained=False, **options)
+    _start_undecided(built)
     return built.to(memory_format=torch.channels_last)
+
+
+def _last_layer(model: Any) -> Any:
+    import torch
+
+    last = model.get_classifier()
+    if not isinstance(last, torch.nn.Linear | torch.nn.Conv2d):
+        raise UserError(f"model.architecture: the classifier is a {type(last).__name__}; a linear last layer is wanted")
+    return last
+
+
+def _start_undecided(model: Any) -> None:
+    """Small last weights: some architectures start with log-odds of ±10 for two classes, and lose hundreds of steps."""
+    import torch
+
+    last = _last_layer(model)
+    torch.nn.init.normal_(last.weight, std=0.01)
+    if last.bias is not None:
+        torch.nn.init.zeros_(last.bias)
 
 
 def divide_logits(model: Any, temperature: float) -> None:
@@ -44,9 +64,7 @@ def divide_logits(model: Any, temperature: float) -> None:
     """
     import torch
 
-    last = model.get_classifier()
-    if not isinstance(last, torch.nn.Linear | torch.nn.Conv2d):
-        raise UserError(f"model.architecture: the classifier is a {type(last).__name__}; a linear last layer is wanted")
+    last = _last_layer(model)
     with torch.no_grad():
         last.weight /= temperature
         if last.bias is not None:

@@ -135,8 +135,9 @@ def _told(row: dict[str, float]) -> str:
 
 def _digest(pool: Sequence[Picture], config: Config, machine: Machine) -> str:
     """Of all that the weights depend on but the pixels, for which source and name stand."""
-    named = hashlib.sha256()
-    named.update(json.dumps(config.plain(), sort_keys=True).encode())
+    named, plain = hashlib.sha256(), config.plain()
+    del plain["training"]["checkpoint_every"]
+    named.update(json.dumps(plain, sort_keys=True).encode())
     named.update(f"{machine.device} {machine.threads}".encode())
     for picture in pool:
         named.update(f"{picture.source}\0{picture.name}\0{picture.label}\n".encode())

@@ -84,6 +84,13 @@ def test_the_temperature_divides_the_log_odds(toy: Config) -> None:
     assert np.allclose(score(model, transform_for(toy.model), pixels), before / 2.5, atol=1e-5)
 
 
+def test_a_new_model_is_undecided(toy: Config) -> None:
+    pixels = [np.random.default_rng(n).integers(0, 255, (40, 40, 3), dtype=np.uint8) for n in range(8)]
+    for architecture in ("test_resnet", "mobilenetv4_conv_small"):
+        model = build(replace(toy.model, architecture=architecture), 0).eval()
+        assert np.abs(score(model, transform_for(toy.model), pixels)).max() < 1
+
+
 def test_an_unknown_architecture_is_named(toy: Config) -> None:
     with pytest.raises(UserError, match="'resnot'"):
         build(replace(toy.model, architecture="resnot"), 0)
