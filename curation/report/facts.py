@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from curation import finished
 from curation.finished import Finished
 from curation.funnel import funnel
-from curation.report import added, cuts
+from curation.report import added, cuts, groups
 from stages.base import KEPT
 
 SIDES = (0, 128, 256, 512, 1024)
@@ -48,6 +48,7 @@ def collect(root: Finished) -> dict[str, Any]:
         "scores": {name: found for name in SCORES if (found := _score(root, name))},
         "selection": selection,
         "added": added.collect(root),
+        "groups": groups.collect(root),
         "warnings": [
             *(text for found in root.manifests.values() for text in found.summary.get("warnings", [])),
             *(selection["warnings"] if selection else []),

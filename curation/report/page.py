@@ -28,7 +28,11 @@ WIDTH, HEIGHT = 360, 150
 """Size of a histogram in the page, in units of its own."""
 
 
-def html(facts: Mapping[str, Any], samples: Mapping[Outcome, Sequence[Mapping[str, Any]]]) -> str:
+def html(
+    facts: Mapping[str, Any],
+    samples: Mapping[Outcome, Sequence[Mapping[str, Any]]],
+    groups: Sequence[Mapping[str, Any]],
+) -> str:
     """The whole page."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -54,6 +58,7 @@ def html(facts: Mapping[str, Any], samples: Mapping[Outcome, Sequence[Mapping[st
         histograms=histograms(facts),
         joint=joint(facts),
         samples=samples,
+        groups=groups,
         dropped={(entry["stage"], entry["reason"]): entry["rows"] for entry in facts["drop_reasons"]},
         reasons=labels.REASONS,
         style=Markup(style),
@@ -71,6 +76,10 @@ def histograms(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     if width["rows"]:
         note = f"{width['mean']:,} × {facts['image_height']['mean']:,} pixels on average"
         found.append(_tally("Image width, pixels", note, width, closed=False))
+    if facts["groups"] and facts["groups"]["sizes"]["rows"]:
+        sizes = facts["groups"]["sizes"]
+        note = f"{sizes['rows']:,} images that stand for others, the largest group {sizes['max']:,} rows"
+        found.append(_tally("Groups of twins, rows", note, sizes, closed=True))
     return found + [_score(labels.SCORES[name], score) for name, score in facts["scores"].items()]
 
 
@@ -178,6 +187,12 @@ def markdown(facts: Mapping[str, Any], pictures: Sequence[str]) -> str:
         added = [[row["source"], row["kept"], *row["twins_of"]] for row in facts["added"]["rows"]]
         headings = ["source", "kept", *(f"twins of {labels.markdown(name)}" for name in names)]
         blocks += ["## What each source added", _table(headings, added)]
+    if facts["groups"]:
+        groups = facts["groups"]
+        blocks += ["## Largest groups of twins", _table(["kept image", "rows"], groups["largest"])]
+        if groups["tests"]:
+            matched = [[kind, rows] for kind, rows in groups["tests"]["matched"].items()]
+            blocks += ["## Test sets", _table(["match", "rows"], matched)]
     terms = [[t["keyword"], t["matched"], t["remain"]] for t in facts["keywords"]]
     blocks += ["## Keywords", _table(["term", "hits", "remain"], terms)]
     for title, name in (("Domains", "domain"), ("Licences", "licence")):

@@ -41,10 +41,10 @@ def choose(root: Finished) -> dict[Outcome, list[dict[str, Any]]]:
     for stage in root.manifests:
         parts = root.parts(stage)
         chosen = _places(root, stage, parts)
-        rows = _rows(root, parts, [place for places in chosen.values() for place in places])
+        rows = read(root, parts, [place for places in chosen.values() for place in places])
         for reason in sorted(chosen, key=lambda reason: reason or ""):
             mine = [rows[place] for place in chosen[reason]]
-            found[stage, reason] = [row | {"thumbnail": _thumbnail(root, row, reason)} for row in mine]
+            found[stage, reason] = [pictured(root, row, reason) for row in mine]
     return found
 
 
@@ -69,7 +69,7 @@ def _first(batch: pa.RecordBatch, reason: str | None, part: int, start: int) -> 
     return [Place(entry["rank"], part, start + entry["row"]) for entry in table.take(least).to_pylist()]
 
 
-def _rows(root: Finished, parts: list[OutputFile], places: list[Place]) -> dict[Place, dict[str, Any]]:
+def read(root: Finished, parts: list[OutputFile], places: list[Place]) -> dict[Place, dict[str, Any]]:
     """What is shown of the chosen rows; each file is read once."""
     found: dict[Place, dict[str, Any]] = {}
     for number, part in enumerate(parts):
@@ -78,6 +78,11 @@ def _rows(root: Finished, parts: list[OutputFile], places: list[Place]) -> dict[
             rows = finished.rows_at(root.store, part, [place.row for place in mine], SHOWN)
             found |= {place: dict.fromkeys(SHOWN) | row for place, row in zip(mine, rows, strict=True)}
     return found
+
+
+def pictured(root: Finished, row: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+    """A row with its `thumbnail`."""
+    return row | {"thumbnail": _thumbnail(root, row, reason)}
 
 
 def _thumbnail(root: Finished, row: Mapping[str, Any], reason: str | None) -> str | None:

@@ -162,6 +162,17 @@ def _between(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _groups(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """As dedup's summary has it: one group, if any."""
+    twins = [row for row in rows if row["status"] == "dropped"]
+    size = len(twins) + 1
+    return {
+        "cluster_sizes": {str(size): 1} if twins else {},
+        "largest": [[twins[0]["cluster"], size]] if twins else [],
+        "tests": {"images": 3, "captions": 15, "unreadable": 1, "matched": {"bytes": 2}},
+    }
+
+
 def _stage(root: Path, stage: str, rows: list[dict[str, Any]], before: Manifest | None) -> Manifest:
     """One stage's table, in two parts, and its manifest."""
     place = TABLES.index(stage)
@@ -184,7 +195,7 @@ def _stage(root: Path, stage: str, rows: list[dict[str, Any]], before: Manifest 
             entry["in"] += sum(dropped.values())
         summary = {"terms": ["aerial view", "Landsat", "Gaofen"], "warnings": ["laion2b: left out: b.parquet"]}
     if stage == "dedup":
-        summary = {"between": _between(mine)}
+        summary = {"between": _between(mine), **_groups(mine)}
     if stage == "outliers":
         summary = {"thresholds": THRESHOLDS}
     inputs = ({"stage": before.stage, "output_digest": before.output_digest},) if before else ()

@@ -115,6 +115,21 @@ def test_what_each_source_added_is_what_dedup_counted(root: Path) -> None:
     assert "What each source added" in (root / "report/report.md").read_text()
 
 
+def test_the_largest_groups_are_shown_with_the_kept_image_first(root: Path) -> None:
+    found = facts(root)["groups"]
+    twins = sum(row["rows"] for row in facts(root)["drop_reasons"] if row["stage"] == "dedup")
+    assert found["largest"][0][1] == found["sizes"]["max"] == twins + 1
+    assert sum(found["sizes"]["counts"]) == found["sizes"]["rows"] == 1
+    shown = page(root).partition('<section id="groups">')[2].partition("</section>")[0]
+    assert f"{twins + 1} rows" in shown
+    assert shown.count("<figure>") == min(twins + 1, 12)
+    assert shown.count("data:image/jpeg;base64,") == shown.count("<figure>")
+    first = shown.partition("</figure>")[0].rpartition("<figcaption>")[2]
+    assert found["largest"][0][0][:10] in first
+    assert "3 test images and 15 captions, 1 unreadable: 2 rows match by bytes." in shown
+    assert "## Largest groups of twins" in (root / "report/report.md").read_text()
+
+
 def test_the_page_loads_nothing_and_runs_nothing(root: Path) -> None:
     read = Page(page(root))
     names = {tag for tag, _ in read.tags}
