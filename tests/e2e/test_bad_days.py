@@ -46,13 +46,17 @@ def test_a_full_disk_loses_nothing(world: World, calm: Path, small_disk: Path) -
     assert tar_digests(small_disk / "root") == tar_digests(calm)
 
 
-def test_a_worker_killed_in_the_middle_is_survived(world: World, calm: Path, copy: Path) -> None:
+def test_a_worker_killed_in_the_middle_is_survived(
+    world: World, calm: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = copy
     shutil.rmtree(root / "download")
+    monkeypatch.setattr(world.server, "delay", 0.5)  # so that there is a middle
+    before = world.server.images_asked()
     run = subprocess.Popen(world.command(root), env=world.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     killed = 0
     while run.poll() is None and not killed:
-        if list((root / "download/.units").glob("*/fetch.attempts/*")):
+        if world.server.images_asked() > before:
             workers = [
                 process
                 for process in psutil.process_iter(["cmdline"])
