@@ -98,7 +98,7 @@ class DedupStage(Stage):
     """Keeps one row of every group of copies."""
 
     name: ClassVar[str] = "dedup"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     config_class: ClassVar[type] = DedupConfig
     reasons: ClassVar[frozenset[str]] = frozenset(REASONS)
     requires: ClassVar[frozenset[str]] = frozenset(
