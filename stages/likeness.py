@@ -22,8 +22,8 @@ ALONE = 3
 """Bits by which hashes of textured pictures may differ and still decide alone."""
 TEXTURE = 10.0
 """Standard deviation of a thumbnail's grey levels (0–255) below which a picture has little texture."""
-AGREE = 0.5
-"""Least correlation of gradients of two copies."""
+AGREE = 0.3
+"""Least correlation of gradients of two copies: where the measure is in doubt, the hash decides."""
 
 Greys = NDArray[np.uint8]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SIDE = 32
 LOW = 8
 DIGITS = 6
-FLAT_DEVIATION = 1.0
+FLAT_DEVIATION = 3.0
 """Below this standard deviation of the thumbnail's grey levels (0–255) the bits would be those of noise."""
 ORIENTATIONS = 8
 

@@ -157,7 +157,7 @@ def test_equal_hashes_of_little_texture_need_equal_thumbnails(tmp_path: Path) ->
     levels = smooth(11, 5)
     calm = pictured(0, grain(levels, 0, 0.0), width=900)
     copy = pictured(1, grain(levels, 1, 0.3), width=800)
-    other = pictured(2, grain(levels, 2, 3.0), width=700)
+    other = pictured(2, grain(levels, 2, 5.0), width=700)
     assert all((calm["phash"] ^ each["phash"]).bit_count() <= 8 for each in (copy, other))
     found = run([calm, copy, other], tmp_path, radius=8)
     assert [found[each["key"]]["reason"] for each in (calm, copy, other)] == [None, "duplicate_image", None]
@@ -166,7 +166,7 @@ def test_equal_hashes_of_little_texture_need_equal_thumbnails(tmp_path: Path) ->
 
 def test_without_a_thumbnail_the_hash_decides(tmp_path: Path) -> None:
     levels = smooth(11, 5)
-    rows = [pictured(n, grain(levels, n, 3.0)) for n in range(2)]
+    rows = [pictured(n, grain(levels, n, 4.0)) for n in range(2)]
     assert {each["reason"] for each in run(rows, tmp_path / "with", radius=8).values()} == {None}
     bare = [{**each, "thumbnail": None} for each in rows]
     reasons = [str(each["reason"]) for each in run(bare, tmp_path / "without", radius=8).values()]
@@ -211,7 +211,7 @@ def test_rows_of_one_place_share_a_component_without_looking_alike(tmp_path: Pat
 
 def test_a_thousand_calm_pictures_with_one_hash(tmp_path: Path) -> None:
     levels = smooth(21, 6)
-    rows = [pictured(n, grain(levels, n, 2.5), width=2000 - n) for n in range(1000)]
+    rows = [pictured(n, grain(levels, n, 5.0), width=2000 - n) for n in range(1000)]
     for each in rows:
         each["phash"] = rows[0]["phash"]
     rows += [{**rows[0], "key": f"{n:032x}", "url": f"http://b.org/{n}", "width": 9} for n in range(20)]
