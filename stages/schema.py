@@ -7,6 +7,19 @@ import pyarrow as pa
 CAPTION = pa.struct([("text", pa.string()), ("source", pa.string()), ("origin", pa.string())])
 ROW = pa.struct([("file", pa.string()), ("row_group", pa.int32()), ("row", pa.int64())])
 IMAGE = pa.struct([("tar", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
+BOUNDS = pa.struct([(side, pa.float64()) for side in ("left", "bottom", "right", "top")])
+OBJECT = pa.struct([("label", pa.string()), *((name, pa.float64()) for name in ("x", "y", "width", "height"))])
+WINDOW = pa.struct([(name, pa.int32()) for name in ("x", "y", "width", "height")])
+ACQUISITION = pa.struct(
+    [
+        *(
+            (name, pa.float64())
+            for name in ("cloud_cover", "off_nadir", "sun_azimuth", "sun_elevation", "target_azimuth")
+        ),
+        ("scan_direction", pa.string()),
+    ]
+)
+"""Percent and degrees."""
 
 COMMON = pa.schema(
     [
@@ -47,6 +60,49 @@ DOWNLOAD = pa.schema(
     ]
 )
 
+INGEST = pa.schema(
+    [
+        *(
+            DOWNLOAD.field(name)
+            for name in ("width", "height", "format", "bytes", "sha256", "phash", "thumbnail", "image")
+        ),
+        KEYWORDS.field("captions"),
+        KEYWORDS.field("licence"),
+        ("labels", pa.list_(pa.string())),
+        ("location", pa.string()),
+        ("path", pa.string()),
+        ("sensor", pa.string()),
+        ("platform", pa.string()),
+        ("modality", pa.string()),
+        ("acquired_at", pa.timestamp("us", tz="UTC")),
+        ("processing_level", pa.string()),
+        ("bands", pa.list_(pa.string())),
+        ("crs", pa.string()),
+        ("bounds", BOUNDS),
+        ("stretch", pa.string()),
+        ("official_split", pa.string()),
+        ("country", pa.string()),
+        ("country_code", pa.string()),
+        ("place", pa.string()),
+        ("place_km", pa.float64()),
+        ("season", pa.string()),
+        ("month", pa.int32()),
+        ("year", pa.int32()),
+        ("latitude", pa.float64()),
+        ("longitude", pa.float64()),
+        ("utm_zone", pa.string()),
+        ("gsd_m", pa.float64()),
+        ("pixel_x_m", pa.float64()),
+        ("pixel_y_m", pa.float64()),
+        ("objects", pa.list_(OBJECT)),
+        ("acquisition", ACQUISITION),
+        ("window", WINDOW),
+    ]
+)
+"""`path` is the file (or patch folder) that the image came from, `window` the tile's place in it; `country` is an
+English name, or `offshore`; `bounds` are in the units of `crs`; `objects` are annotated boxes in pixels of the image;
+`acquisition` describes the whole pass of the sensor, not this image."""
+
 DEDUP = pa.schema(
     [
         ("cluster", pa.string()),
@@ -66,6 +122,9 @@ OUTLIERS = pa.schema(
         ("caption_similarity", pa.float32()),
     ]
 )
+
+FEATURES = pa.schema([("features", pa.struct([("file", pa.string()), ("row", pa.int64())]))])
+"""Where an image's features lie: a parquet file relative to the root, and the row in it."""
 
 
 def extend(base: pa.Schema, *more: pa.Schema) -> pa.Schema:
