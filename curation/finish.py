@@ -14,7 +14,7 @@ from curation.workspace import StageRun, UnitWorkspace
 from stages.base import Ledger, OutputFile, Phase, Record, Stage, Unit
 from stages.errors import UnitError
 
-KEPT_FROM_ANY_PHASE = ("images", "scores", "facts")
+KEPT_FROM_ANY_PHASE = ("images", "scores", "features", "facts")
 """Kinds of file that are output whichever phase wrote them."""
 
 

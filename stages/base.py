@@ -48,7 +48,8 @@ class OutputFile:
     bytes: int
     sha256: str
     kind: str = "part"
-    """`part` (rows of the stage's table), `images`, `tar`, `index`, `side` (work between phases), `scores`, `facts`."""
+    """`part` (rows of the stage's table), `images`, `tar`, `index`, `side` (work between phases), `scores`,
+    `features`, `facts`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.base import Ledger, Phase, Record, Result, Stage, Unit, Workspace, group_files, semantic, status_column
+from stages import features
+from stages.base import (
+    Ledger,
+    OutputFile,
+    Phase,
+    Record,
+    Result,
+    Stage,
+    Unit,
+    Workspace,
+    group_files,
+    semantic,
+    status_column,
+)
 from stages.errors import UserError
-from stages.schema import COMMON, OUTLIERS, conform, extend
+from stages.schema import COMMON, FEATURES, OUTLIERS, conform, extend
 from stages.scorers import DetectorConfig, DetectorScorer, Scorer, VlmConfig, VlmScorer
 from stages.scoring import PlanDetector, PlanVlm, ScoreDetector, ScoreVlm, kept_rows, score_ids, wanted
 from stages.selection import REASONS, UNSCORABLE, Keep, select
@@ -33,6 +46,7 @@ class OutliersConfig:
     vlm: VlmConfig | None = semantic(None, help="vision-language model; null leaves its score out")
     detector: DetectorConfig | None = semantic(None, help="remote-sensing classifier; null leaves its score out")
     keep: Keep = semantic(Keep(), help="what is kept by each score")
+    features: bool = semantic(False, help="store the vlm's image features, for dedup, retrieval and audits")
 
 
 class OutliersStage(Stage):
@@ -43,13 +57,20 @@ class OutliersStage(Stage):
     config_class: ClassVar[type] = OutliersConfig
     reasons: ClassVar[frozenset[str]] = frozenset({*REASONS.values(), UNSCORABLE})
     requires: ClassVar[frozenset[str]] = frozenset({"key", "source", "caption", "sha256", "image"})
-    adds: ClassVar[pa.Schema] = OUTLIERS
     keeps_results: ClassVar[bool] = True
+
+    @property
+    def adds(self) -> pa.Schema:  # type: ignore[override]
+        """Scores, and pointers to features where they are stored."""
+        return extend(OUTLIERS, FEATURES) if self.config.features else OUTLIERS
 
     def scorers(self) -> list[Scorer]:
         """The models that the recipe names."""
         vlm, detector = self.config.vlm, self.config.detector
-        return [*([VlmScorer(vlm)] if vlm else []), *([DetectorScorer(detector)] if detector else [])]
+        return [
+            *([VlmScorer(vlm, self.config.features)] if vlm else []),
+            *([DetectorScorer(detector)] if detector else []),
+        ]
 
     def phases(self) -> list[Phase]:
         """Plan and score for each model; select; map."""
@@ -71,6 +92,8 @@ class OutliersStage(Stage):
                 f"stages.outliers.keep.similarity: {self.config.keep.similarity} needs a vlm, which the recipe "
                 "does not name"
             )
+        if self.config.features and self.config.vlm is None:
+            raise UserError("stages.outliers.features: true needs a vlm, which the recipe does not name")
         for scorer in self.scorers():
             scorer.check()
 
@@ -113,7 +136,10 @@ class Select(Phase):
         scored = {name: column for s in self.scorers for name, column in _join(ws, s, rows).items()}
         keys, sources = rows["key"].combine_chunks(), rows["source"].combine_chunks()
         reasons, cuts = select(scored, keys, sources, self.keep)
+        pointed = {name: column for s in self.scorers for name, column in _pointed(ws, s, rows).items()}
         decided = conform(pa.table({**scored, "reason": reasons}), SELECTED)
+        for name, column in pointed.items():
+            decided = decided.append_column(name, column)
         starts = np.cumsum([0] + [group.num_rows for group in groups])
         slices = (decided.slice(start, group.num_rows) for start, group in zip(starts, groups, strict=False))
         ws.write_table("selected", slices, kind="side")
@@ -136,13 +162,26 @@ def _narrow(ws: Workspace, paths: Sequence[str]) -> pa.Table:
 
 def _join(ws: Workspace, scorer: Scorer, rows: pa.Table) -> dict[str, pa.Array]:
     """The model's score columns for the rows."""
-    plan = ws.phase_records(f"plan-{scorer.name}")[0]
-    files = [*plan.refers, *ws.phase_files(f"score-{scorer.name}", "scores")]
+    files = _stored_files(ws, scorer, "scores")
     empty = pa.schema([("id", pa.string()), *((name, pa.float32()) for name in scorer.columns)]).empty_table()
     stored = pa.concat_tables([empty, *(ws.read_table(file.path) for file in files)])
     ids = score_ids(rows, scorer.reads_captions)
     places = pc.index_in(ids, stored["id"].combine_chunks())
     return {name: stored[name].combine_chunks().take(places) for name in scorer.columns}
+
+
+def _pointed(ws: Workspace, scorer: Scorer, rows: pa.Table) -> dict[str, pa.Array]:
+    """Where the rows' image features lie, if the model stored any."""
+    if not scorer.with_features:
+        return {}
+    files = _stored_files(ws, scorer, features.COLUMN)
+    return {features.COLUMN: features.pointers(ws, files, rows["sha256"].combine_chunks())}
+
+
+def _stored_files(ws: Workspace, scorer: Scorer, kind: str) -> list[OutputFile]:
+    """Of earlier runs, then of this one."""
+    plan = ws.phase_records(f"plan-{scorer.name}")[0]
+    return [*(file for file in plan.refers if file.kind == kind), *ws.phase_files(f"score-{scorer.name}", kind)]
 
 
 class Map(Phase):
@@ -160,7 +199,7 @@ class Map(Phase):
         table = pa.concat_tables([kept_rows(ws.read_table(path)) for path in unit.spec["files"]])
         if table.num_rows != selected.num_rows:
             raise ValueError(f"{table.num_rows} rows, but {selected.num_rows} results")
-        written = conform(table, extend(ws.input_columns(), COMMON, OUTLIERS))
+        written = conform(table, extend(ws.input_columns(), COMMON, OUTLIERS, selected.schema))
         columns = dict(zip(selected.column_names, selected.columns, strict=True))
         columns["status"] = status_column(selected["reason"])
         for name, column in columns.items():

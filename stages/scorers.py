@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from stages import vision
 from stages.base import operational, semantic
 from stages.errors import UserError
+from stages.features import COLUMN, vector_array
 from stages.models import ModelRef
 from stages.vision import Pixels, Preprocess
 
 Scores = dict[str, NDArray[np.float32]]
 Run = Callable[[Sequence[Pixels], Sequence[str]], Scores]
-"""Scores of one batch: uint8 images of the model's size and their captions (empty when there is none)."""
+"""Scores of one batch: uint8 images of the model's size and their captions (empty when there is none). A scorer with
+features gives those too, (n, width), under `features.COLUMN`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,8 @@ class Scorer(ABC):
     """Scores it gives, float32."""
     reads_captions: ClassVar[bool]
     """Whether a score depends on the caption too."""
+    with_features: bool = False
+    """Whether it returns the image's features too."""
 
     def __init__(self, config: Any, ref: ModelRef) -> None:
         self.config = config
@@ -75,11 +79,18 @@ class Scorer(ABC):
 
     def digest(self, sha256: Callable[[str], str]) -> str:
         """Identity of what is computed: weights and options, not paths, batch shapes or devices."""
+        return self._digest(sha256, self.semantics())
+
+    def features_digest(self, sha256: Callable[[str], str]) -> str:
+        """Identity of the image features, which no prompt changes."""
+        return self._digest(sha256, ["features", self.config.precision])
+
+    def _digest(self, sha256: Callable[[str], str], options: Sequence[Any]) -> str:
         named = [self.ref.identifier, self.ref.pretrained]
         described = {
             "scorer": self.name,
             "model": [sha256(path) for path in self.ref.files()] or named,
-            "options": self.semantics(),
+            "options": options,
         }
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
@@ -104,8 +115,9 @@ class VlmScorer(Scorer):
     reads_captions: ClassVar[bool] = True
     config: VlmConfig
 
-    def __init__(self, config: VlmConfig) -> None:
+    def __init__(self, config: VlmConfig, with_features: bool = False) -> None:
         where = "stages.outliers.vlm"
+        self.with_features = with_features
         super().__init__(
             config, ModelRef(library="open_clip", where=where, model=config.model, pretrained=config.pretrained)
         )
@@ -156,7 +168,8 @@ class VlmScorer(Scorer):
             features = _unit(model.encode_image(vision.to_tensor(images, preprocess, device, precision)))
             similarity = (features * encode_texts(captions)).sum(dim=1).cpu().numpy()
             similarity[[not caption for caption in captions]] = np.nan
-            return {"vlm_score": (features @ prompt).cpu().numpy(), "caption_similarity": similarity}
+            scores = {"vlm_score": (features @ prompt).cpu().numpy(), "caption_similarity": similarity}
+            return scores | ({COLUMN: features.cpu().numpy()} if self.with_features else {})
 
         with torch.inference_mode():
             prompt = _unit(encode_texts(self.prompts()).mean(dim=0, keepdim=True))[0]
@@ -240,13 +253,16 @@ def score_batches(
 ) -> dict[str, pa.Array]:
     """Scores of any number of images by batches of one fixed shape: the last is filled up, and cut again.
 
-    What is not finite becomes null.
+    What is not finite becomes null. Features come as `features.vector_array`, where the scorer returns any.
     """
     parts: list[Scores] = []
     for start in range(0, len(images), batch_size):
         batch, texts = list(images[start : start + batch_size]), list(captions[start : start + batch_size])
         real, missing = len(batch), batch_size - len(batch)
-        found = run(batch + [np.zeros_like(batch[0])] * missing, texts + [""] * missing)
-        parts.append({name: values[:real] for name, values in found.items()})
+        scored = run(batch + [np.zeros_like(batch[0])] * missing, texts + [""] * missing)
+        parts.append({name: values[:real] for name, values in scored.items()})
     scores = {name: np.concatenate([part[name] for part in parts] or [np.empty(0, np.float32)]) for name in columns}
-    return {name: pa.array(values, pa.float32(), mask=~np.isfinite(values)) for name, values in scores.items()}
+    found = {name: pa.array(values, pa.float32(), mask=~np.isfinite(values)) for name, values in scores.items()}
+    if parts and COLUMN in parts[0]:
+        found[COLUMN] = vector_array(np.concatenate([part[COLUMN] for part in parts]))
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 
 from stages.base import KEPT, OutputFile, Phase, Result, Unit, Workspace
 from stages.errors import UnitError
+from stages.features import COLUMN, vector_array, write_features
 from stages.images import open_rgb
 from stages.schema import IMAGE
 from stages.scorers import Scorer, score_batches
@@ -25,8 +27,10 @@ UNITS = 4000
 """Units beyond which they grow rather than multiply."""
 SUSPICIOUS = 8
 """Images that must have been decoded before a unit without a single finite score accuses the model."""
-WANTED = pa.schema([("id", pa.string()), ("caption", pa.string()), ("image", IMAGE)])
-"""What is to be scored; see `score_ids`."""
+WANTED = pa.schema(
+    [("id", pa.string()), ("key", pa.string()), ("sha256", pa.string()), ("caption", pa.string()), ("image", IMAGE)]
+)
+"""What is to be scored; see `score_ids`. The key is that of the first row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +40,25 @@ class Wanted:
     missing: pa.Table
     """WANTED, in the input's order (so neighbours lie in one tar), each id once."""
     stored: list[OutputFile]
+    """Files of the scores, and of the features that came with them."""
     digest: str
+    features_digest: str
 
 
 def wanted(ws: Workspace, scorer: Scorer) -> Wanted:
     """Compare the input's images with the scores that earlier runs stored for the same model and options."""
-    digest = scorer.digest(ws.sha256)
+    sha256 = cache(ws.sha256)
+    digest = scorer.digest(sha256)
     once = _distinct(ws, scorer)
-    ids, files = _stored(ws, scorer, digest)
+    ids, records = _stored(ws, scorer, digest)
     places = pc.index_in(once["id"], ids["id"].combine_chunks())
-    used = pc.unique(ids["file"].combine_chunks().take(places.drop_null())).to_pylist()
+    used = pc.unique(ids["record"].combine_chunks().take(places.drop_null())).to_pylist()
+    files = [file for number in sorted(used) for file in records[number]]
     return Wanted(
-        missing=once.filter(places.is_null()), stored=[files[number] for number in sorted(used)], digest=digest
+        missing=once.filter(places.is_null()),
+        stored=files,
+        digest=digest,
+        features_digest=scorer.features_digest(sha256),
     )
 
 
@@ -55,8 +66,8 @@ def _distinct(ws: Workspace, scorer: Scorer) -> pa.Table:
     """WANTED of the input, in its order, the first row of each id."""
     tables = [WANTED.empty_table()]
     for file in ws.input_files():
-        table = kept_rows(ws.read_table(file.path, columns=["status", "sha256", "caption", "image"]))
-        columns = [score_ids(table, scorer.reads_captions), table["caption"], table["image"]]
+        table = kept_rows(ws.read_table(file.path, columns=["key", "status", "sha256", "caption", "image"]))
+        columns = [score_ids(table, scorer.reads_captions), *(table[name] for name in WANTED.names[1:])]
         tables.append(pa.table(columns, schema=WANTED))
     everything = pa.concat_tables(tables)
     numbered = pa.table({"id": everything["id"], "row": np.arange(everything.num_rows)})
@@ -64,15 +75,20 @@ def _distinct(ws: Workspace, scorer: Scorer) -> pa.Table:
     return everything.take(pa.array(np.sort(first)))
 
 
-def _stored(ws: Workspace, scorer: Scorer, digest: str) -> tuple[pa.Table, list[OutputFile]]:
-    """Ids that earlier runs scored with this very model, and the number of the file each lies in."""
+def _stored(ws: Workspace, scorer: Scorer, digest: str) -> tuple[pa.Table, list[list[OutputFile]]]:
+    """Ids that earlier runs scored with this very model, the number of the record of each, and the records' files.
+
+    Where features are wanted, scores without them do not count: it is the image's pass that costs.
+    """
     records = [each for each in ws.earlier_records(f"score-{scorer.name}") if each.meta.get("digest") == digest]
-    files = [file for record in records for file in record.files if ws.exists(file.path)]
-    tables = [pa.table({"id": pa.array([], pa.string()), "file": pa.array([], pa.int64())})]
-    for number, file in enumerate(files):
-        ids = ws.read_table(file.path, columns=["id"])["id"]
-        tables.append(pa.table({"id": ids, "file": np.full(len(ids), number)}))
-    return pa.concat_tables(tables), files
+    kinds = ("scores", COLUMN) if scorer.with_features else ("scores",)
+    found = [[file for file in record.files if file.kind in kinds] for record in records]
+    whole = [files for files in found if len(files) == len(kinds) and all(ws.exists(file.path) for file in files)]
+    tables = [pa.table({"id": pa.array([], pa.string()), "record": pa.array([], pa.int64())})]
+    for number, files in enumerate(whole):
+        ids = ws.read_table(files[0].path, columns=["id"])["id"]
+        tables.append(pa.table({"id": ids, "record": np.full(len(ids), number)}))
+    return pa.concat_tables(tables), whole
 
 
 def score_ids(table: pa.Table, with_caption: bool) -> pa.Array:
@@ -109,6 +125,7 @@ class Plan(Phase):
         return Result(
             meta={
                 "digest": found.digest,
+                "features_digest": found.features_digest,
                 "preprocess": {"library": preprocess.library, "options": dict(preprocess.options)},
                 "units": [min(size, found.missing.num_rows - start) for start in starts],
             }
@@ -142,14 +159,12 @@ class Score(Phase):
         return self.scorer.load(self._preprocess(ws))
 
     def prepare(self, unit: Unit, ws: Workspace) -> pa.Table:
-        """Decoded and resized on the CPU: `id, caption, pixels` (null where the bytes cannot be decoded)."""
+        """Decoded and resized on the CPU: WANTED with `pixels` (null where the bytes cannot be decoded) for `image`."""
         file = ws.phase_files(self.plan, "side")[0]
         table = ws.read_table(file.path, row_groups=[unit.spec["row_group"]])
         transform = self._preprocess(ws).transform()
         pixels = [_decoded(data, transform) for data in image_bytes(ws, table["image"].to_pylist())]
-        return pa.table(
-            [table["id"], table["caption"], pa.array(pixels, pa.large_binary())], ["id", "caption", "pixels"]
-        )
+        return table.drop_columns("image").append_column("pixels", pa.array(pixels, pa.large_binary()))
 
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
         """Score the unit in batches of one shape; what could not be decoded or scored is stored as null."""
@@ -161,11 +176,21 @@ class Score(Phase):
         captions = [text or "" for text in _texts(decodable)]
         scores = score_batches(state, self.scorer.config.batch_size, images, captions, self.scorer.columns)
         self._check(scores)
+        features = scores.pop(COLUMN, None)
         found = pa.table({"id": decodable["id"], **scores})
         places = pc.index_in(prepared["id"], found["id"].combine_chunks())
         stored = found.drop_columns("id").take(places).add_column(0, "id", prepared["id"])
         ws.write_table(f"scores/{self.scorer.name}", stored, kind="scores")
+        if self.scorer.with_features:
+            self._store_features(ws, decodable, features, meta["features_digest"])
         return Result(meta={"digest": meta["digest"], "images": prepared.num_rows})
+
+    def _store_features(self, ws: Workspace, rows: pa.Table, features: pa.Array | None, model: str) -> None:
+        """Of every image once; a file also where no image of the unit could be decoded, so that it counts as done."""
+        column = features if features is not None else vector_array(np.empty((0, 1), np.float16))
+        table = rows.select(["key", "sha256"]).append_column(COLUMN, column)
+        first = np.sort(np.unique(np.array(table["sha256"].to_pylist(), object), return_index=True)[1])
+        write_features(ws, f"features/{self.scorer.name}", table.take(pa.array(first)), model)
 
     def _preprocess(self, ws: Workspace) -> Preprocess:
         return Preprocess(**ws.phase_records(self.plan)[0].meta["preprocess"])
