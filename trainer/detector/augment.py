@@ -68,7 +68,7 @@ def _turned(image: Any, rng: np.random.Generator) -> Any:
             image = image.transpose(way)
     if rng.random() < 0.35:
         image = image.transpose(Image.Transpose.ROTATE_90)
-    return rotated(image, float(rng.uniform(-45, 45))) if rng.random() < 0.25 else image
+    return rotated(image, float(rng.uniform(-45, 45))) if rng.random() < 0.35 else image
 
 
 def rotated(image: Any, angle: float) -> Any:
@@ -191,6 +191,8 @@ def tiled(values: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.f
 
 
 MODALITIES: tuple[Callable[[NDArray[np.float32], np.random.Generator], NDArray[np.float32]], ...] = (
+    grey,
+    grey,
     grey,
     grey,
     false_colour,

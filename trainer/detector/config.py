@@ -78,6 +78,12 @@ class Training:
     balance: float = 0.5
     """A source of n images gets a share of its class in proportion to n to this power."""
     checkpoint_every: int = 250
+    teacher: str = ""
+    """A frozen classifier that guides: `efficientnet_lite0`, or a folder that timm loads; empty: none."""
+    guide: float = 2.0
+    """Weight of the teacher's part of the loss, beside 1 for the labels' part."""
+    teacher_temperature: float = 2.0
+    """What the teacher's and the guided log-odds are divided by."""
 
 
 @dataclass(frozen=True, kw_only=True)
