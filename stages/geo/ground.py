@@ -1,0 +1,47 @@
+"""Distances on the ground: degrees in metres, kilometres between points, UTM zones."""
+
+from __future__ import annotations
+
+import math
+
+EARTH_KM = 6371.0088
+"""Mean radius."""
+_BANDS = "CDEFGHJKLMNPQRSTUVWX"
+_SVALBARD = ((0.0, 9.0, 31), (9.0, 21.0, 33), (21.0, 33.0, 35), (33.0, 42.0, 37))
+"""West and east of each zone that is wider than six degrees in band X."""
+
+
+def metres_per_degree(latitude: float) -> tuple[float, float]:
+    """(metres of a degree of longitude, of latitude) at a latitude, on the WGS 84 ellipsoid."""
+    a, e2 = 6378137.0, 0.00669437999014
+    sine = math.sin(math.radians(latitude))
+    w = 1 - e2 * sine * sine
+    east = math.radians(1) * a * math.cos(math.radians(latitude)) / math.sqrt(w)
+    north = math.radians(1) * a * (1 - e2) / w**1.5
+    return east, north
+
+
+def distance_km(latitude: float, longitude: float, other_latitude: float, other_longitude: float) -> float:
+    """Great-circle distance between two points, in kilometres."""
+    one, two = math.radians(latitude), math.radians(other_latitude)
+    half = math.sin((two - one) / 2) ** 2
+    half += math.cos(one) * math.cos(two) * math.sin(math.radians(other_longitude - longitude) / 2) ** 2
+    return 2 * EARTH_KM * math.asin(math.sqrt(min(1.0, half)))
+
+
+def is_on_earth(latitude: float, longitude: float) -> bool:
+    """Whether the two are finite degrees within their ranges."""
+    return -90 <= latitude <= 90 and -180 <= longitude <= 180
+
+
+def utm_zone(latitude: float, longitude: float) -> str | None:
+    """Zone and latitude band ("32T"), with the wider zones of Norway and Svalbard; None near the poles."""
+    if not (-80 <= latitude <= 84 and -180 <= longitude <= 180):
+        return None
+    band = _BANDS[min(int((latitude + 80) // 8), len(_BANDS) - 1)]
+    zone = int((longitude + 180) // 6) % 60 + 1
+    if band == "V" and 3 <= longitude < 12:
+        zone = 32
+    if band == "X":
+        zone = next((number for west, east, number in _SVALBARD if west <= longitude < east), zone)
+    return f"{zone}{band}"
