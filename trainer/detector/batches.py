@@ -71,7 +71,7 @@ class Batches:
     def __getitem__(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]:
         rng = np.random.default_rng([self.config.seed, number])
         indices = self._picks(rng)
-        size = self.config.model.size
+        size = self.config.size_at(number)
         images = np.stack([augment(self.pictures[index].pixels, rng, size) for index in indices])
         return images, self._labels[indices], self._opinions(images)
 

@@ -78,11 +78,14 @@ class Training:
     balance: float = 0.5
     """A source of n images gets a share of its class in proportion to n to this power."""
     checkpoint_every: int = 250
+    early_share: float = 0.0
+    """The first part of the steps, which see pictures of `early_size` px: twice as fast."""
+    early_size: int = 96
     teacher: str = ""
     """A frozen classifier that guides: `efficientnet_lite0`, or a folder that timm loads; empty: none."""
-    guide: float = 2.0
+    guide: float = 1.0
     """Weight of the teacher's part of the loss, beside 1 for the labels' part."""
-    teacher_temperature: float = 2.0
+    teacher_temperature: float = 1.0
     """What the teacher's and the guided log-odds are divided by."""
 
 
@@ -100,6 +103,11 @@ class Config:
     def plain(self) -> dict[str, Any]:
         """As nested plain values, for JSON."""
         return asdict(self)
+
+    def size_at(self, step: int) -> int:
+        """The side of a step's pictures, in px."""
+        early = step < self.training.early_share * self.training.steps
+        return self.training.early_size if early else self.model.size
 
     def with_steps(self, steps: int | None) -> Config:
         """The same with another length; the warm-up takes a tenth of it at most."""

@@ -1,7 +1,7 @@
 """A teacher: a frozen classifier of everyday things, whose opinions the detector learns beside the labels.
 
 A few thousand photographs are too few to learn from scratch what photographs may show; a network trained on ImageNet
-knows a thousand kinds. Its softened probabilities (Hinton et al. 2015) are a second target of the detector's features,
+knows a thousand kinds. Its probabilities (Hinton et al. 2015) are a second target of the detector's features,
 through a layer of its own that is thrown away after training. No weight of the teacher enters the detector.
 """
 

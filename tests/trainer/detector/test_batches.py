@@ -25,6 +25,13 @@ def test_half_of_a_batch_is_remote_sensing(toy: Config, toy_data: Path) -> None:
     assert len(batches) == toy.training.steps
 
 
+def test_the_first_steps_see_smaller_pictures(toy: Config, toy_data: Path) -> None:
+    config = replace(toy, training=replace(toy.training, early_share=0.5, early_size=24))
+    batches = Batches(chosen(read_pool(toy, toy_data), "train"), config)
+    half = toy.training.steps // 2
+    assert [batches[number][0].shape[1] for number in (0, half - 1, half)] == [24, 24, 32]
+
+
 def test_a_batch_is_the_same_whoever_makes_it(toy: Config, toy_data: Path) -> None:
     batches = Batches(chosen(read_pool(toy, toy_data), "train"), toy)
     here, there = batches.loader(3, 0), batches.loader(3, 2)
