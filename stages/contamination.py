@@ -24,7 +24,7 @@ TEST = pa.schema(
 )
 """A test item: its name; its image's digest, hashes in eight orientations and thumbnail, null where there is none;
 its captions in comparable form."""
-MATCHES = ("bytes", "image", "caption")
+MATCHES = ("bytes", "image", "embedding", "caption")
 """Kinds of match, strongest first."""
 MATCHED = pa.schema([("row", pa.int32()), ("test_item", pa.string()), ("test_match", pa.string())])
 LEAST_WORDS = 3
@@ -60,9 +60,13 @@ class TestItems:
         self._views = dict(zip(hashed.tolist(), hashes.reshape(-1, ORIENTATIONS), strict=True))
         self._greys = table["thumbnail"].combine_chunks()
 
-    def match(self, rows: pa.Table) -> pa.Table:
-        """MATCHED of the rows (sha256, phash, caption, and if known thumbnail and captions) that match an item."""
-        found = [self._by_bytes(rows), self._by_image(rows), self._by_caption(rows)]
+    def match(self, rows: pa.Table, alike: Ids | None = None) -> pa.Table:
+        """MATCHED of the rows (sha256, phash, caption, and if known thumbnail and captions) that match an item.
+
+        `alike` are the (n,) items that rows match by their features, NONE where there is none.
+        """
+        by_features = np.full(rows.num_rows, NONE) if alike is None else alike
+        found = [self._by_bytes(rows), self._by_image(rows), by_features, self._by_caption(rows)]
         kind = np.full(rows.num_rows, NONE)
         item = np.full(rows.num_rows, NONE)
         for number, items in enumerate(found):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from stages import twins
 from stages.blocklist import Blocklist
 from stages.doubts import Judge
+from stages.embeddings import AlikeRows
 from stages.hamming import distinct
 from stages.narrow import (
     HAS_CONTENT,
@@ -32,7 +33,7 @@ from stages.narrow import (
     content_halves,
     key_texts,
 )
-from stages.twins import NONE, Hashes, HashPairs, Ids, Near
+from stages.twins import NONE, Hashes, HashPairs, Ids, Looks, Near
 
 BLOCKLISTED, TEST_SET_IMAGE = "blocklisted", "test_set_image"
 REASONS = (BLOCKLISTED, TEST_SET_IMAGE)
@@ -78,6 +79,8 @@ class Decided:
     barred_reason: NDArray[np.int8]
     """Index into REASONS."""
     near_pairs: int
+    alike_pairs: int | None
+    """Of images by their features, where those were compared."""
 
     def summary(self, narrow: NarrowRows, sources: Sequence[str]) -> dict[str, Any]:
         """For the manifest: clusters by size, the largest ones' survivors, and what stood for each source's rows."""
@@ -85,8 +88,10 @@ class Decided:
         shared = np.flatnonzero(sizes > 1)
         largest = shared[np.lexsort((shared, -sizes[shared]))[:LARGEST]]
         names = key_texts(self.keys[0][largest], self.keys[1][largest]).to_pylist()
+        by_features = {} if self.alike_pairs is None else {"alike_pairs": self.alike_pairs}
         return {
             "near_pairs": self.near_pairs,
+            **by_features,
             "clusters": len(shared),
             "components": len(narrow) - len(self.rows) + len(np.unique(self.component)),
             "cluster_sizes": {str(size): count for size, count in sorted(Counter(sizes[shared].tolist()).items())},
@@ -155,13 +160,16 @@ def _turned(values: Hashes, known: NDArray[np.bool_], near: Near) -> Shared:
     return Shared(rows=rows, ids=len(near.hashes) + place[rows])
 
 
-def decide(narrow: NarrowRows, links: Links, listed: Blocklist, judge: Judge | None = None) -> Decided:
+def decide(
+    narrow: NarrowRows, links: Links, listed: Blocklist, judge: Judge | None = None, alike: AlikeRows | None = None
+) -> Decided:
     """Decide on all rows.
 
     Args:
         links: rows with near hashes; the radius is theirs.
         listed: rows of its digests, and of hashes within the radius of its hashes, stand for nobody.
         judge: settles where near hashes alone do not decide.
+        alike: rows whose images' features are alike.
     """
     known = narrow.column("known")
     url = equal_values(narrow, "url", known & HAS_URL)
@@ -173,16 +181,17 @@ def decide(narrow: NarrowRows, links: Links, listed: Blocklist, judge: Judge | N
         blocked[view.rows[np.isin(view.ids, links.near.touching(listed_ids))]] = True
     barred = blocked | (known & IS_TESTED > 0)
     place = _places(narrow, known)
-    rows = distinct(np.concatenate([url.rows, content.rows, place.rows, links.rows]))
+    rows = distinct(np.concatenate([url.rows, content.rows, place.rows, links.rows, *([alike.rows] if alike else [])]))
     rows, keys = _in_total_order(narrow, rows[~barred[rows]])
     images = links.of(rows)
-    unseen = np.ones(links.near.nodes + 1, bool)
-    unseen[images] = False  # NONE (−1) is the last
-    near = links.near.without(np.flatnonzero(unseen[:-1]))
+    near = links.near.seen(images)
     images[:, 1:][near.lonely[images[:, 1:]]] = NONE  # a turned hash is nothing to others that share it
     places = place.of(rows)
     doubts = judge.doubts(narrow, rows, places) if judge else None
-    found = twins.find_twins(url.of(rows), content.of(rows), images, near, places, doubts)
+    looks = [Looks(ids=images, graph=near, doubts=doubts)]
+    if alike:
+        looks.append(alike.looks(rows, doubts.about_views() if doubts else None))
+    found = twins.find_twins(url.of(rows), content.of(rows), looks, places)
     return Decided(
         rows=rows,
         survivor=found.survivor,
@@ -192,6 +201,7 @@ def decide(narrow: NarrowRows, links: Links, listed: Blocklist, judge: Judge | N
         barred=np.flatnonzero(barred),
         barred_reason=np.where(blocked[barred], REASONS.index(BLOCKLISTED), REASONS.index(TEST_SET_IMAGE)),
         near_pairs=len(links.near.left),
+        alike_pairs=len(alike.graph.left) if alike else None,
     )
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stages import blocklist, decide, testsets, twins
+from stages import blocklist, decide, features, testsets, twins
 from stages.base import (
     Ledger,
     Phase,
@@ -28,12 +28,15 @@ from stages.base import (
 from stages.contamination import MATCHED
 from stages.decide import Decided
 from stages.doubts import Judge
+from stages.embeddings import Alike, EmbeddingsConfig, Images, read_alike
 from stages.forecast import Forecast
 from stages.merging import CAPTIONS, MOVED, entries, merged
 from stages.narrow import NarrowRows, greys_of, input_rows, key_texts, narrow_files, read_rows, row_units
 from stages.nearness import Doubtful, Looks, Narrow, Pairs, read_links
 from stages.phash import SIDE
 from stages.schema import COMMON, DEDUP, conform, extend
+from stages.scorers import VlmScorer
+from stages.testlooks import TestFeatures, scorer_of
 from stages.testsets import TestSets
 from stages.twins import NONE, Hashes, Ids
 
@@ -65,6 +68,7 @@ class DedupConfig:
     )
     against: list[str] = semantic([], help="test sets (folders, tars, lists) that no sample may come from")
     against_action: Literal["drop", "flag"] = semantic("drop", help="what becomes of rows that match a test set")
+    embeddings: EmbeddingsConfig | None = semantic(None, help="images whose features are alike are twins, too")
     blocklist: list[str] = semantic([], help="files of sha256 or phash that never enter (also urls, domains)")
     partition_rows: int = operational(
         50_000_000, help="rows from which on the search for near hashes is dealt to units"
@@ -101,17 +105,32 @@ class DedupStage(Stage):
     version: ClassVar[int] = 2
     config_class: ClassVar[type] = DedupConfig
     reasons: ClassVar[frozenset[str]] = frozenset(REASONS)
-    requires: ClassVar[frozenset[str]] = frozenset(
-        {"key", "source", "url", "caption", "sha256", "phash", "width", "height"}
-    )
     adds: ClassVar[pa.Schema] = DEDUP
     uses_source_order: ClassVar[bool] = True
 
+    @property
+    def requires(self) -> frozenset[str]:  # type: ignore[override]
+        """The columns that are compared."""
+        columns = ("key", "source", "url", "caption", "sha256", "phash", "width", "height")
+        return frozenset([*columns, *([features.COLUMN] if self.config.embeddings else [])])
+
     def phases(self) -> list[Phase]:
-        """Narrow columns, near hashes, decisions on all rows, twins' captions to their survivors, and the rows."""
-        tests = [TestSets(self.config.against)] if self.config.against else []
+        """Narrow columns, near hashes and features, decisions on all rows, twins' captions to survivors, the rows."""
+        tests = self._tests()
         search = [Narrow(self.config), Pairs(self.config), Doubtful(self.config), Looks()]
-        return [*tests, *search, Decide(self.config), Captions(), Map()]
+        alike = [Images(self.config.embeddings), Alike(self.config.embeddings)] if self.config.embeddings else []
+        return [*tests, *search, *alike, Decide(self.config), Captions(), Map()]
+
+    def _tests(self) -> list[Phase]:
+        """Hashes and captions of the test sets, and features where they can be compared."""
+        if not self.config.against:
+            return []
+        tests, scorer = TestSets(self.config.against), self._scorer()
+        return [tests, *([TestFeatures(scorer, tests)] if scorer else [])]
+
+    def _scorer(self) -> VlmScorer | None:
+        """The model that looks at test images."""
+        return scorer_of(self.config.embeddings) if self.config.embeddings and self.config.against else None
 
     def estimate(self, ws: Workspace) -> str:
         """Time and chance pairs of the search for near hashes, and that it wants a confirmation."""
@@ -120,13 +139,16 @@ class DedupStage(Stage):
         return f"{forecast}" + (f", more than max_minutes ({bound}) allows" if forecast.minutes > bound else "")
 
     def named_files(self) -> list[str]:
-        """The blocklists and the files of the test sets."""
-        return [*self.config.blocklist, *testsets.files(self.config.against)]
+        """The blocklists, the files of the test sets, and the model that looks at them."""
+        scorer = self._scorer()
+        return [*self.config.blocklist, *testsets.files(self.config.against), *(scorer.ref.files() if scorer else [])]
 
     def check(self) -> None:
         """Read the blocklists once, so that a bad line is found before the run; see that the test sets are there."""
         blocklist.load(tuple(self.config.blocklist))
         testsets.check(self.config.against)
+        if scorer := self._scorer():
+            scorer.check()
 
     def summary(self, records: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
         """Pairs within the radius, clusters and the largest of them, and which sources' rows stood for which."""
@@ -154,7 +176,8 @@ class Decide(Phase):
         if not len(rows.ends) > 1:
             return Result()
         listed = blocklist.load(tuple(self.config.blocklist))
-        decided = decide.decide(rows, read_links(ws, rows, listed), listed, self._judge(ws, rows))
+        alike = read_alike(ws, len(rows)) if self.config.embeddings else None
+        decided = decide.decide(rows, read_links(ws, rows, listed), listed, self._judge(ws, rows), alike)
         ws.write_table("decisions", _decisions(decided, rows.ends), kind="side")
         return Result(meta=decided.summary(rows, ws.sources))
 

@@ -8,7 +8,7 @@ thumbnail is not known goes by its hash.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -80,6 +80,10 @@ class RowDoubts:
     def of(self) -> NDArray[np.bool_]:
         """Rows about which there may be doubts."""
         return self.plain | (self.place != NONE) | (self.judge.radius > ALONE)
+
+    def about_views(self) -> RowDoubts:
+        """Only whether rows are different views of one place: what is asked when hashes do not come into it."""
+        return replace(self, judge=replace(self.judge, radius=0), plain=np.zeros(len(self.plain), bool))
 
     def settle(self, row: int, others: Sequence[int]) -> int | None:
         """The first of the others that shows the same image."""

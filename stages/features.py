@@ -53,6 +53,12 @@ def model_of(table: pa.Table) -> str:
     return str((table.schema.metadata or {}).get(MODEL, b"").decode())
 
 
+def read_vectors(ws: Workspace, path: str, rows: NDArray[np.int64]) -> tuple[Vectors, str]:
+    """(n, width) some rows of a file, and the digest of the model that computed them."""
+    table = ws.read_table(path, columns=[COLUMN])
+    return vectors_of(table[COLUMN].take(pa.array(rows))), model_of(table)
+
+
 def pointers(ws: Workspace, files: Sequence[OutputFile], digests: pa.Array) -> pa.Array:
     """For each sha256 where its features lie (`schema.FEATURES`): in the first of the files that has them, or null."""
     stored = [ws.read_table(file.path, columns=["sha256"])["sha256"] for file in files]

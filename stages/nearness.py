@@ -17,6 +17,7 @@ from stages.blocklist import Blocklist
 from stages.contamination import MATCHED, TestItems
 from stages.decide import Links, link
 from stages.doubts import unsure
+from stages.features import COLUMN
 from stages.narrow import (
     HAS_PHASH,
     HAS_THUMBNAIL,
@@ -34,6 +35,7 @@ from stages.narrow import (
     row_units,
     with_flags,
 )
+from stages.testlooks import TestLooks, read_test_looks
 from stages.turned import HashPairs, pairs_between, pairs_between_in_band
 from stages.twins import Hashes
 
@@ -56,13 +58,14 @@ class Narrow(Phase):
 
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
         """Write the unit's narrow columns, and which of its rows match a test set."""
-        tests = self._tests(ws)
+        tests, looks = self._tests(ws), self._looks(ws)
         tables, matched, end = [], [MATCHED.empty_table()], 0
         for path in unit.spec["files"]:  # thumbnails are large: one part's at a time
-            rows = read_kept(ws, [path], (*WANTED, *OPTIONAL, *(["captions"] if tests else [])))
+            rows = read_kept(ws, [path], (*WANTED, *OPTIONAL, *(["captions", COLUMN] if tests else [])))
             tables.append(narrow(rows, ws.sources, self.config.orientations))
             if tests:
-                matched.append(_moved(tests.match(rows), end))
+                alike = looks.match(ws, rows[COLUMN]) if looks else None
+                matched.append(_moved(tests.match(rows, alike), end))
             end += rows.num_rows
         table, tested = pa.concat_tables(tables), pa.concat_tables(matched)
         meta: dict[str, Any] = {}
@@ -83,6 +86,13 @@ class Narrow(Phase):
         if not self.config.against:
             return None
         return TestItems([ws.read_table(file.path) for file in ws.phase_files("tests", "side")], self.config.radius)
+
+    def _looks(self, ws: Workspace) -> TestLooks | None:
+        """The test images' features, where they were computed."""
+        if not (self.config.against and self.config.embeddings):
+            return None
+        items = [file.rows for file in ws.phase_files("tests", "side")]
+        return read_test_looks(ws, self.config.embeddings, items)
 
     def _marked(self, table: pa.Table, tested: pa.Table) -> pa.Table:
         """The narrow columns, with a flag where a test set bars the row."""

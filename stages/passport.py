@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 LEFT_OUT = frozenset(
-    {"status", "reason", "fetched_at", "attempts", "http_status", "image", "row", "position", "thumbnail"}
+    {"status", "reason", "fetched_at", "attempts", "http_status", "image", "row", "position", "thumbnail", "features"}
 )
 """Columns of circumstance: outcomes, times, tries, places on disk and working material."""
 HEX_COLUMNS = frozenset({"phash"})

@@ -112,7 +112,7 @@ DEDUP = pa.schema(
     ]
 )
 """`cluster` is the kept twin's key; `component` names the connected component of twins, kept or not; `test_item` is
-what the row matches of a test set, and `test_match` how: `bytes`, `image` or `caption`."""
+what the row matches of a test set, and `test_match` how: `bytes`, `image`, `embedding` or `caption`."""
 
 OUTLIERS = pa.schema(
     [
@@ -122,6 +122,33 @@ OUTLIERS = pa.schema(
         ("caption_similarity", pa.float32()),
     ]
 )
+
+CANDIDATE = pa.struct(
+    [
+        ("text", pa.string()),
+        *((name, pa.float32()) for name in ("score", "rerank", "rotation_mean", "rotation_variance")),
+        ("reason", pa.string()),
+    ]
+)
+PART = pa.struct(
+    [("text", pa.string()), ("origin", pa.string()), ("fact", pa.string()), ("orientation_dependent", pa.bool_())]
+)
+
+CAPTIONS = pa.schema(
+    [
+        ("candidates", pa.list_(CANDIDATE)),
+        ("top_caption", pa.string()),
+        ("rotation_invariant_caption", pa.string()),
+        ("meta_caption", pa.string()),
+        ("caption_parts", pa.list_(PART)),
+        ("caption_tokens", pa.int32()),
+        ("image_class", pa.string()),
+        ("caption_class", pa.string()),
+        KEYWORDS.field("captions"),
+    ]
+)
+"""`caption_parts` make up `caption`; a part is `orientation_dependent` when turning the image would falsify it. The
+classes are zero-shot, among the labels of the source."""
 
 FEATURES = pa.schema([("features", pa.struct([("file", pa.string()), ("row", pa.int64())]))])
 """Where an image's features lie: a parquet file relative to the root, and the row in it."""

@@ -115,8 +115,7 @@ class VlmScorer(Scorer):
     reads_captions: ClassVar[bool] = True
     config: VlmConfig
 
-    def __init__(self, config: VlmConfig, with_features: bool = False) -> None:
-        where = "stages.outliers.vlm"
+    def __init__(self, config: VlmConfig, with_features: bool = False, where: str = "stages.outliers.vlm") -> None:
         self.with_features = with_features
         super().__init__(
             config, ModelRef(library="open_clip", where=where, model=config.model, pretrained=config.pretrained)

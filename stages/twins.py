@@ -14,7 +14,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,15 +48,13 @@ class Twins:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Near:
-    """Distinct hashes, those of turned images after those of images as they stand, and which match each other."""
+class Graph:
+    """What matches what: pairs of ids, which count from 0."""
 
-    hashes: Hashes
-    """Of images as they stand, sorted; ids are positions in it."""
+    size: int
+    """Ids that match themselves, too."""
     left: Ids
     right: Ids
-    turned: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
-    """Of images turned or mirrored, sorted; their ids follow. No pair is of two of them."""
     starts: Ids = field(init=False)
     others: Ids = field(init=False)
 
@@ -67,26 +65,20 @@ class Near:
         object.__setattr__(self, "starts", np.searchsorted(ends[order], np.arange(self.nodes + 1)))
 
     @classmethod
-    def among(cls, hashes: Hashes, pairs: HashPairs, turned_pairs: HashPairs) -> Near:
-        """From sorted distinct hashes, pairs of them, and pairs of one and a turned image's, given as hashes."""
-        turned = distinct(turned_pairs[1])
-        one = (np.searchsorted(hashes, side) for side in (pairs[0], turned_pairs[0]))
-        other = (np.searchsorted(hashes, pairs[1]), len(hashes) + np.searchsorted(turned, turned_pairs[1]))
-        return cls(hashes=hashes, turned=turned, left=np.concatenate([*one]), right=np.concatenate(other))
+    def of(cls, size: int, left: Ids | None = None, right: Ids | None = None) -> Graph:
+        """From pairs, or with none."""
+        none = np.empty(0, np.int64)
+        return cls(size=size, left=none if left is None else left, right=none if right is None else right)
 
     @property
     def nodes(self) -> int:
-        """Ids, those of turned images' hashes included."""
-        return len(self.hashes) + len(self.turned)
+        """All ids."""
+        return self.size
 
     @property
     def lonely(self) -> NDArray[np.bool_]:
-        """(nodes,) whether no other hash matches."""
+        """(nodes,) whether nothing else matches."""
         return np.diff(self.starts) == 0
-
-    def values(self, ids: Ids) -> Hashes:
-        """The hashes of ids."""
-        return np.concatenate([self.hashes, self.turned])[ids]
 
     def touching(self, ids: Ids) -> Ids:
         """Some ids and those that match one of them."""
@@ -102,11 +94,49 @@ class Near:
         flags[ids] = True
         return flags
 
-    def without(self, ids: Ids) -> Near:
-        """The same hashes, less the pairs of some."""
+    def without(self, ids: Ids) -> Self:
+        """The same ids, less the pairs of some."""
         goes = self._flags(ids)
         stays = ~(goes[self.left] | goes[self.right])
         return replace(self, left=self.left[stays], right=self.right[stays])
+
+    def seen(self, ids: Ids) -> Self:
+        """The same ids, less the pairs of those that are not among some; NONE is no id."""
+        unseen = np.ones(self.nodes + 1, bool)
+        unseen[ids] = False  # NONE (−1) is the last
+        return self.without(np.flatnonzero(unseen[:-1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Near(Graph):
+    """Distinct hashes, those of turned images after those of images as they stand, and which match each other."""
+
+    size: int = field(init=False)
+    hashes: Hashes
+    """Of images as they stand, sorted; ids are positions in it."""
+    turned: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
+    """Of images turned or mirrored, sorted; their ids follow. No pair is of two of them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", len(self.hashes))
+        super().__post_init__()
+
+    @classmethod
+    def among(cls, hashes: Hashes, pairs: HashPairs, turned_pairs: HashPairs) -> Near:
+        """From sorted distinct hashes, pairs of them, and pairs of one and a turned image's, given as hashes."""
+        turned = distinct(turned_pairs[1])
+        one = (np.searchsorted(hashes, side) for side in (pairs[0], turned_pairs[0]))
+        other = (np.searchsorted(hashes, pairs[1]), len(hashes) + np.searchsorted(turned, turned_pairs[1]))
+        return cls(hashes=hashes, turned=turned, left=np.concatenate([*one]), right=np.concatenate(other))
+
+    @property
+    def nodes(self) -> int:
+        """Ids, those of turned images' hashes included."""
+        return len(self.hashes) + len(self.turned)
+
+    def values(self, ids: Ids) -> Hashes:
+        """The hashes of ids."""
+        return np.concatenate([self.hashes, self.turned])[ids]
 
 
 class Doubts(Protocol):
@@ -120,32 +150,40 @@ class Doubts(Protocol):
         """The first of some earlier rows that shows the same image as `row`, or None."""
 
 
-def find_twins(
-    url: Ids, content: Ids, image: Ids, near: Near, place: Ids | None = None, doubts: Doubts | None = None
-) -> Twins:
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """Rows by what their images look like: one of the ways to be near each other."""
+
+    ids: Ids
+    """(n, views) as `graph` counts them, or NONE."""
+    graph: Graph
+    doubts: Doubts | None = None
+    """Asked where the graph alone does not decide."""
+
+
+def find_twins(url: Ids, content: Ids, looks: Sequence[Looks], place: Ids | None = None) -> Twins:
     """Decide on rows given in the total order. Rows that match nothing may be left out: they change nothing.
 
     Args:
         url, content: (n,) ids of the URL and the bytes, equal where those are, or NONE; best dense.
-        image: (n, views) ids of the hash, and of those of the turned image, as `near` counts them, or NONE.
-        near: the hashes that match each other.
+        looks: by hashes (as the image stands and turned), by features.
         place: (n,) ids of the location, or NONE: rows of one place belong to one component.
-        doubts: asked where hashes alone do not decide.
     """
-    survivor, reason = _claim(url, content, image, near, doubts)
+    survivor, reason = _claim(url, content, looks)
     places = [] if place is None else [place]
-    return Twins(survivor=survivor, reason=reason, component=_components([url, content, *places], image, near))
+    return Twins(survivor=survivor, reason=reason, component=_components([url, content, *places], looks))
 
 
-def _claim(url: Ids, content: Ids, image: Ids, near: Near, doubts: Doubts | None) -> tuple[Ids, NDArray[np.int8]]:
-    """Survivor and reason of each row: kept rows claim their URL, bytes, hash and the hashes near it."""
+def _claim(url: Ids, content: Ids, looks: Sequence[Looks]) -> tuple[Ids, NDArray[np.int8]]:
+    """Survivor and reason of each row: kept rows claim their URL, bytes, and all that looks like their image."""
     rows = len(url)
     nobody = rows
     by_url, by_content = (_filled(nobody, _size(ids) + 1) for ids in (url, content))  # NONE (−1) finds the last: nobody
-    images = _Images(near, nobody, doubts)
+    images = [_Images(look.graph, nobody, look.doubts) for look in looks]
     survivor, reason = np.arange(rows), np.full(rows, NONE, np.int8)
-    for row, (u, c, views) in enumerate(_in_blocks(url, content, image)):
-        same_url, same_content, same_image = by_url[u], by_content[c], images.first(row, views)
+    for row, (u, c, *views) in enumerate(_in_blocks(url, content, *(look.ids for look in looks))):
+        same_url, same_content = by_url[u], by_content[c]
+        same_image = min([image.first(row, ids) for image, ids in zip(images, views, strict=True)])
         first = min(same_url, same_content, same_image)
         if first != nobody:
             survivor[row] = first
@@ -155,7 +193,8 @@ def _claim(url: Ids, content: Ids, image: Ids, near: Near, doubts: Doubts | None
             by_url[u] = row
         if c != NONE:
             by_content[c] = row
-        images.keep(row, views)
+        for image, ids in zip(images, views, strict=True):
+            image.keep(row, ids)
     return survivor, reason
 
 
@@ -170,10 +209,10 @@ def _filled(value: int, size: int) -> array[int]:
 
 
 class _Images:
-    """What kept rows claim of hashes: the first of them for each hash, and where there are doubts those after it."""
+    """What kept rows claim of looks: the first of them for each id, and where there are doubts those after it."""
 
-    def __init__(self, near: Near, nobody: int, doubts: Doubts | None) -> None:
-        self._upright = len(near.hashes)
+    def __init__(self, near: Graph, nobody: int, doubts: Doubts | None) -> None:
+        self._upright = near.size
         self._starts, self._others = array("q", near.starts.tobytes()), near.others
         self._nobody = nobody
         self._doubts = doubts
@@ -192,7 +231,7 @@ class _Images:
         return self._nobody if settled is None else settled
 
     def keep(self, row: int, views: list[int]) -> None:
-        """Claim the hashes that match those of a kept row."""
+        """Claim the ids that match those of a kept row."""
         for i in views:
             if i != NONE:
                 near = self._others[self._starts[i] : self._starts[i + 1]].tolist()
@@ -208,22 +247,23 @@ class _Images:
                 later.append(row)
 
 
-def _components(values: Sequence[Ids], image: Ids, near: Near) -> Ids:
-    """First row of every row's component: rows with equal `values`, and rows with matching hashes."""
+def _components(values: Sequence[Ids], looks: Sequence[Looks]) -> Ids:
+    """First row of every row's component: rows with equal `values`, and rows whose looks match."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    rows = len(image)
+    rows = len(values[0])
     left, right, nodes = [], [], rows
     for ids in values:
         known = np.flatnonzero(ids != NONE)
         left.append(known)
         right.append(nodes + ids[known])
         nodes += _size(ids)
-    row, view = np.nonzero(image != NONE)
-    left += [row, nodes + near.left]
-    right += [nodes + image[row, view], nodes + near.right]
-    nodes += near.nodes
+    for look in looks:
+        row, view = np.nonzero(look.ids != NONE)
+        left += [row, nodes + look.graph.left]
+        right += [nodes + look.ids[row, view], nodes + look.graph.right]
+        nodes += look.graph.nodes
     ends = (np.concatenate(left), np.concatenate(right))
     graph = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(nodes, nodes))
     labels = connected_components(graph, directed=False)[1][:rows]
