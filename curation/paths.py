@@ -9,6 +9,7 @@ from typing import Any
 
 from curation.redact import redact
 from stages.errors import UserError
+from stages.scenes.tree import summary
 from stages.sources import SourceFile
 from stages.storage import file_system, is_local, protocol, strip_protocol
 
@@ -29,6 +30,43 @@ def source_files(path: Any, where: str, storage_options: Mapping[str, Any]) -> t
     if not found:
         raise UserError(f"{where}: a path, a glob or a list of them is wanted, found an empty list")
     return tuple(found.values())
+
+
+def source_trees(path: Any, where: str, storage_options: Mapping[str, Any]) -> tuple[SourceFile, ...]:
+    """Folders that a path, a glob or a list of them names, each as one input; files among them are themselves.
+
+    Raises:
+        UserError: nothing is there, or it cannot be listed.
+    """
+    found: dict[str, SourceFile] = {}
+    for entry in path if isinstance(path, list) else [path]:
+        if not isinstance(entry, str) or not entry:
+            raise UserError(f"{where}: a folder, a glob or a list of them is wanted, found {entry!r}")
+        for root in _roots(entry, where, storage_options):
+            found.setdefault(root.url, root)
+    if not any(root.size for root in found.values()):
+        raise UserError(f"{where}: {redact(str(path))!r} holds no file")
+    return tuple(found.values())
+
+
+def _roots(entry: str, where: str, storage_options: Mapping[str, Any]) -> list[SourceFile]:
+    if is_local(entry):
+        pattern = strip_protocol(entry) if "://" in entry else os.path.expanduser(entry)
+        names = sorted(map(os.path.abspath, [pattern] if os.path.exists(pattern) else glob.glob(pattern)))
+        folders = [name for name in names if os.path.isdir(name)]
+    else:
+        filesystem, pattern = file_system(entry, storage_options), strip_protocol(entry).rstrip("/")
+        try:
+            names = sorted(filesystem.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+            folders = [f"{protocol(entry)}://{name}" for name in names if filesystem.isdir(name)]
+        except Exception as error:  # every store has its own errors for "no access"
+            raise UserError(f"{where}: {redact(entry)} cannot be listed: {redact(str(error))}") from error
+    if len(folders) == len(names) and folders:
+        return [summary(folder, storage_options) for folder in folders]
+    files = list(_expand(entry, where, storage_options)) if not folders else []
+    if not files:
+        raise UserError(f"{where}: {redact(entry)!r} names files and folders together; name them one by one")
+    return files
 
 
 def _expand(entry: str, where: str, storage_options: Mapping[str, Any]) -> Sequence[SourceFile]:

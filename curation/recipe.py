@@ -15,7 +15,7 @@ import yaml
 
 from curation import redact
 from curation.options import as_dict, build
-from curation.paths import source_files
+from curation.paths import source_files, source_trees
 from stages import sources as source_descriptors
 from stages.base import Stage
 from stages.errors import UserError, did_you_mean, listing
@@ -25,9 +25,11 @@ from stages.storage import Store, protocol
 
 STAGES = {
     "keywords": "stages.keywords:KeywordsStage",
+    "ingest": "stages.ingest:IngestStage",
     "download": "stages.download:DownloadStage",
     "dedup": "stages.dedup:DedupStage",
     "outliers": "stages.outliers:OutliersStage",
+    "captions": "stages.captions:CaptionsStage",
     "shards": "stages.shards:ShardsStage",
 }
 KEYS = ("name", "subset", "seed", "blocklist", "storage_options", "sources", "stages")
@@ -235,12 +237,20 @@ def _sources(entries: Any, storage_options: Mapping[str, Any]) -> tuple[Source, 
 def _source(entry: Mapping[str, Any], where: str, shared: Mapping[str, Any]) -> Source:
     own = _mapping(entry.get("storage_options"), f"{where}.storage_options")
     path = entry["path"]
-    roles = path if isinstance(path, dict) else {"data": path}
+    tree = (
+        source_descriptors.named_files(source_descriptors.merge(entry))[0][0]
+        if source_descriptors.is_tree(entry)
+        else None
+    )
+    roles = path if isinstance(path, dict) else {tree or "data": path}
     if not roles:
         raise UserError(f"{where}.path: a path, a glob, a list or a mapping of named files is wanted, found {path!r}")
     first = next((item for item in roles.values() if isinstance(item, str)), "")
     options = {**_options_for(first, shared), **own}
-    files = {role: source_files(item, f"{where}.path", options) for role, item in roles.items()}
+    files = {
+        role: (source_trees if role == tree else source_files)(item, f"{where}.path", options)
+        for role, item in roles.items()
+    }
     lists = [
         tuple(source_files(entry[key], f"{where}.{key}", options)) if entry.get(key) else ()
         for key in ("only", "except")

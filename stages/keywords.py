@@ -17,7 +17,7 @@ from stages.errors import UnitError
 from stages.judge import REASONS, Judge
 from stages.patterns import Pack, load_pack, pack_path
 from stages.readers import BrokenFile, Piece, piece_file, pieces, read
-from stages.sources import Source
+from stages.sources import Source, check_stage
 from stages.storage import Store
 
 ROW_GROUP_ROWS = 1 << 16
@@ -132,7 +132,8 @@ class KeywordsStage(Stage):
         return [pack_path(self.config.pack), *self.config.blocklist]
 
     def check(self) -> None:
-        """Raise `UserError` for a pack or a blocklist that cannot be read."""
+        """Raise `UserError` for a pack or a blocklist that cannot be read, or a source that is no metadata."""
+        check_stage(self.sources, self.name)
         load_pack(self.config.pack)
         blocklist.load(tuple(self.config.blocklist))
 

@@ -71,9 +71,14 @@ class Format:
     options: frozenset[str] = frozenset()
     has_table: bool = True
     """Rows have columns that roles name: `columns.url` and a caption are needed."""
+    stage: str = "keywords"
+    """The stage that reads it."""
+    is_tree: bool = False
+    """Its first named file is a folder, which the stage itself walks."""
 
 
 _TABLE = frozenset({"origin", "language"})
+_IMAGES = frozenset({"bands", "stretch", "tile", "facts", "keep"})
 FORMATS: dict[str, Format] = {
     "parquet": Format(options=_TABLE),
     "csv": Format(options=_TABLE | {"header", "names", "delimiter"}),
@@ -82,10 +87,28 @@ FORMATS: dict[str, Format] = {
     "json": Format(options=_TABLE | {"items", "orient"}),
     "yfcc": Format(files=("metadata",), optional_files=("subset",), options=_TABLE),
     "visual_genome": Format(files=("images", "regions"), options=_TABLE),
+    "folder": Format(
+        files=("images",),
+        optional_files=("table",),
+        options=_IMAGES | {"labels"},
+        has_table=False,
+        stage="ingest",
+        is_tree=True,
+    ),
+    "webdataset": Format(options=frozenset({"facts"}), has_table=False, stage="ingest"),
+    "fmow": Format(files=("images",), options=_IMAGES, has_table=False, stage="ingest", is_tree=True),
+    "bigearthnet": Format(
+        files=("images",),
+        optional_files=("metadata", "test", "snow", "cloud"),
+        options=_IMAGES | {"classes", "baseline"},
+        has_table=False,
+        stage="ingest",
+        is_tree=True,
+    ),
 }
-"""Metadata formats by name. Stages that start from images add theirs."""
+"""Formats by name: metadata of images on the web, and images one already has."""
 
-ROLES = ("url", "caption", "captions", "licence", "page", "language", "id")
+ROLES = ("url", "caption", "captions", "licence", "page", "language", "id", "labels")
 """What a column can be to the pipeline."""
 ORIGINS = ("alt_text", "generated", "metadata", "label", "user")
 _DESCRIPTOR_KEYS = frozenset({"format", "columns", "licence", "homepage", "unsafe", "where", "options"})
@@ -119,6 +142,24 @@ def named_files(descriptor: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[s
     """
     spec = _format(descriptor, str(descriptor.get("name", "")))
     return spec.files, spec.optional_files
+
+
+def is_tree(entry: Mapping[str, Any]) -> bool:
+    """Whether the path of a recipe's entry (its first named file) is a folder that the stage itself walks."""
+    merged = merge(entry)
+    return isinstance(merged.get("format"), str) and merged["format"] in FORMATS and FORMATS[merged["format"]].is_tree
+
+
+def check_stage(sources: Iterable[Source], stage: str) -> None:
+    """Raise `UserError` for a source of a format that another stage reads."""
+    for source in sources:
+        reads = FORMATS[source.format].stage
+        if reads != stage:
+            accepted = listing(name for name, spec in FORMATS.items() if spec.stage == stage)
+            raise UserError(
+                f"source {source.name!r}: format {source.format} is read by the stage {reads}, not by {stage}, "
+                f"whose formats are {accepted}"
+            )
 
 
 def resolve(
