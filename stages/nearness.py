@@ -59,9 +59,10 @@ class Narrow(Phase):
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
         """Write the unit's narrow columns, and which of its rows match a test set."""
         tests, looks = self._tests(ws), self._looks(ws)
+        columns = [*WANTED, *OPTIONAL, *(["captions"] if tests else []), *([COLUMN] if looks else [])]
         tables, matched, end = [], [MATCHED.empty_table()], 0
         for path in unit.spec["files"]:  # thumbnails are large: one part's at a time
-            rows = read_kept(ws, [path], (*WANTED, *OPTIONAL, *(["captions", COLUMN] if tests else [])))
+            rows = read_kept(ws, [path], columns)
             tables.append(narrow(rows, ws.sources, self.config.orientations))
             if tests:
                 alike = looks.match(ws, rows[COLUMN]) if looks else None
