@@ -1,8 +1,8 @@
 """What a recipe may call a model, and whether it can be used, found out before anything runs.
 
 An open_clip model is a local folder (`open_clip_config.json` and weights), a hub id (`org/name`), or a name of
-the library with a tag of pretrained weights. A timm classifier is a local folder (`config.json` and weights)
-or a hub id. Nothing is loaded here, and nothing is downloaded.
+the library with a tag of pretrained weights. A timm classifier or a transformers model is a local folder
+(`config.json` and weights) or a hub id. Nothing is loaded here, and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from stages.errors import UserError
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pth")
 FILES = (".json", ".safetensors", ".bin", ".pth", ".txt", ".model")
-CONFIGS = {"open_clip": "open_clip_config.json", "timm": "config.json"}
+CONFIGS = {"open_clip": "open_clip_config.json", "timm": "config.json", "transformers": "config.json"}
+WANTED = {"open_clip": "model_cfg", "timm": "architecture", "transformers": "model_type"}
+"""What tells a library's config from another's."""
 HUB = "hf-hub:"
 
-Library = Literal["open_clip", "timm"]
+Library = Literal["open_clip", "timm", "transformers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,8 @@ class ModelRef:
     @property
     def identifier(self) -> str:
         """The name under which the library loads it, scheme included."""
+        if self.library == "transformers":
+            return str(self.folder or self.model.removeprefix(HUB))
         if self.folder:
             return f"local-dir:{self.folder}"
         return self.model if not self.is_hub or self.model.startswith(HUB) else HUB + self.model
@@ -102,7 +106,7 @@ class ModelRef:
         else:
             raise UserError(
                 f"{self.where}: {self.model!r} is no model; accepted: a folder with config.json and weights "
-                "as timm saves them, or a hub id org/name"
+                f"as {self.library} saves them, or a hub id org/name"
             )
 
     def _check_folder(self, folder: Path) -> None:
@@ -120,9 +124,8 @@ class ModelRef:
             )
         if not any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
             raise UserError(f"{self.where}: the folder {self.model!r} has no weights ({', '.join(WEIGHTS)})")
-        wanted = "model_cfg" if self.library == "open_clip" else "architecture"
-        if wanted not in self.config():
-            raise UserError(f"{self.where}: {folder / CONFIGS[self.library]} has no {wanted!r}")
+        if WANTED[self.library] not in self.config():
+            raise UserError(f"{self.where}: {folder / CONFIGS[self.library]} has no {WANTED[self.library]!r}")
 
     def _check_open_clip_name(self) -> None:
         names = open_clip_names()
@@ -172,6 +175,8 @@ class ModelRef:
 
     def fetch_command(self) -> str:
         """A shell command that puts the weights into the library's cache."""
+        if self.library == "transformers":
+            return f"hf download {self.identifier}"
         if self.library == "timm":
             return f"python -c \"import timm; timm.create_model('{self.identifier}', pretrained=True)\""
         pretrained = f", pretrained='{self.pretrained}'" if self.pretrained else ""

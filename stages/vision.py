@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Preprocess:
         steps = (_open_clip_steps if self.library == "open_clip" else _timm_steps)(self.options)
 
         def apply(image: Any) -> Pixels:
-            image = _without_excess(image)
+            image = without_excess(image)
             for step in steps:
                 image = step(image)
             return np.asarray(image, dtype=np.uint8)
@@ -45,7 +46,7 @@ class Preprocess:
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _without_excess(image: Any) -> Any:
+def without_excess(image: Any) -> Any:
     """The middle of an image more than LONGEST times as long as wide: all that a centre crop will see of it."""
     width, height = (min(side, LONGEST * min(image.size)) for side in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
@@ -136,10 +137,10 @@ def precision_for(wanted: str, device: str) -> str:
 
 
 def be_deterministic(threads: int) -> None:
-    """A fixed number of threads, no algorithm chosen by timing, no reduced-precision float32."""
+    """A fixed number of threads (at most the machine's cores), no algorithm chosen by timing, no reduced float32."""
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(min(threads, os.cpu_count() or 1))
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cuda.matmul.allow_tf32 = False
