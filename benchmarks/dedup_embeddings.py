@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("quality", "speed"))
     parser.add_argument("--data", type=Path, default=os.environ.get("CURATION_REAL_DATA"), help="real images")
-    parser.add_argument("--each", type=int, default=4, help="every n-th image is copied")
+    parser.add_argument("--each", type=int, default=8, help="every n-th image is copied")
     parser.add_argument("--model", help="an open_clip folder or name, instead of a small one fitted here")
     parser.add_argument("--pretrained", help="its tag of weights")
     parser.add_argument("--steps", type=int, default=500, help="of fitting the small one")
@@ -175,15 +175,16 @@ def _show(
     title: str, model: str, pretrained: str | None, real: Pictures, pairs: dict[str, list[tuple[bytes, bytes]]]
 ) -> None:
     """Percent of copies found for each bound, then pairs of unrelated images."""
-    encode = _encoder(model, pretrained)
+    place = {body: n for n, body in enumerate(dict.fromkeys([*real.bodies, *_bodies(pairs)]))}
+    features = _encoder(model, pretrained)(list(place))
     print(f"### {title}\n")
     print(f"| copy | {' | '.join(f'{bound:.2f}' for bound in BOUNDS)} |")
     print(f"| --- | {' | '.join('---' for _ in BOUNDS)} |")
     for kind, bodies in pairs.items():
-        copies, originals = (encode([pair[side] for pair in bodies]) for side in (0, 1))
+        copies, originals = (features[[place[pair[side]] for pair in bodies]] for side in (0, 1))
         reached = [100 * float((cosine.cosines(copies, originals) >= bound).mean()) for bound in BOUNDS]
         print(f"| {kind} | {' | '.join(f'{share:.1f}' for share in reached)} |")
-    vectors = encode(real.bodies)
+    vectors = features[[place[body] for body in real.bodies]]
     groups = np.unique(real.groups, return_inverse=True)[1]
     left, right = cosine.similar_within(vectors, BOUNDS[0])
     unrelated = groups[left] != groups[right]
@@ -191,6 +192,10 @@ def _show(
     met = [np.unique(np.concatenate([s[unrelated][near >= bound] for s in (left, right)])) for bound in BOUNDS]
     print(f"| *unrelated pairs* | {' | '.join(f'{int((near >= bound).sum()):,}' for bound in BOUNDS)} |")
     print(f"| *images in them, %* | {' | '.join(f'{100 * len(m) / len(vectors):.1f}' for m in met)} |\n")
+
+
+def _bodies(pairs: dict[str, list[tuple[bytes, bytes]]]) -> Iterator[bytes]:
+    return (body for bodies in pairs.values() for pair in bodies for body in pair)
 
 
 def _encoder(model: str, pretrained: str | None) -> Callable[[Sequence[bytes]], Vectors]:

@@ -122,15 +122,17 @@ def _gather(ws: Workspace, files: Sequence[str], places: Ids) -> Vectors:
     Raises:
         UnitError: two models computed them.
     """
-    parts, models = [], set()
+    vectors, first = np.empty((0, 0), np.float16), ""
     starts = np.searchsorted(places[:, 0], np.arange(len(files) + 1))
     for number, path in enumerate(files):
-        vectors, model = read_vectors(ws, path, places[starts[number] : starts[number + 1], 1])
-        parts.append(vectors)
-        models.add(model)
-    if len(models) > 1:
-        raise UnitError("the rows' features are of two models, and cannot be compared; run outliers again")
-    return np.concatenate(parts)
+        here = slice(starts[number], starts[number + 1])
+        some, model = read_vectors(ws, path, places[here, 1])
+        if number == 0:
+            vectors, first = np.empty((len(places), some.shape[1]), np.float16), model
+        if model != first:
+            raise UnitError("the rows' features are of two models, and cannot be compared; run outliers again")
+        vectors[here] = some
+    return vectors
 
 
 def _blocks(images: int) -> tuple[Ids, pa.Table]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -43,6 +45,8 @@ def test_dedup_by_features_behind_outliers(world: World, copy: Path, tmp_path: P
     assert summary["tests"]["images"] == 1
     funnel = json.loads((copy / "report/report.json").read_text())["funnel"][-1]
     assert funnel["remain"] == _kept(copy, "shards")
+    verify = [sys.executable, "-m", "curation.verify", "--root", copy]
+    assert subprocess.run(verify, check=False).returncode == 0
     for path in _files(copy, "outliers", "part"):
         table = pq.read_table(path)
         scored = table.filter(pc.is_valid(table["vlm_score"]))
