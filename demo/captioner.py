@@ -85,3 +85,68 @@ def make_blip2(folder: str | Path, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def make_blip(folder: str | Path, seed: int = 0) -> Path:
+    """A BLIP of the first kind, with random weights; returns the folder."""
+    from transformers import BlipConfig, BlipForConditionalGeneration, BlipTextConfig, BlipVisionConfig
+
+    tokenizer = new_tokenizer()
+    sizes: Any = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text: Any = {"encoder_hidden_size": 32, "bos_token_id": 1, "sep_token_id": 2, "eos_token_id": 2, "pad_token_id": 0}
+    config = BlipConfig(
+        vision_config=BlipVisionConfig(image_size=SIDE, patch_size=8, **sizes),
+        text_config=BlipTextConfig(vocab_size=len(tokenizer), initializer_range=0.2, **text, **sizes),
+    )
+    return _saved(BlipForConditionalGeneration, config, tokenizer, folder, seed)
+
+
+def make_git(folder: str | Path, seed: int = 0) -> Path:
+    """A GIT with random weights; returns the folder."""
+    from transformers import GitConfig, GitForCausalLM, GitVisionConfig
+
+    tokenizer = new_tokenizer()
+    sizes: Any = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = GitConfig(
+        vision_config=GitVisionConfig(image_size=SIDE, patch_size=8, **sizes).to_dict(),
+        vocab_size=len(tokenizer),
+        initializer_range=0.2,
+        max_position_embeddings=128,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        **sizes,
+    )
+    return _saved(GitForCausalLM, config, tokenizer, folder, seed)
+
+
+def make_encoder_decoder(folder: str | Path, seed: int = 0) -> Path:
+    """A vision transformer with a GPT-2 that reads it, random weights; returns the folder."""
+    from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+
+    tokenizer = new_tokenizer()
+    sizes: Any = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        ViTConfig(image_size=SIDE, patch_size=8, **sizes),
+        GPT2Config(
+            vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, initializer_range=0.2, add_cross_attention=True
+        ),
+    )
+    config.decoder_start_token_id, config.eos_token_id, config.pad_token_id = 1, 2, 0
+    return _saved(VisionEncoderDecoderModel, config, tokenizer, folder, seed)
+
+
+def _saved(cls: Any, config: Any, tokenizer: Any, folder: str | Path, seed: int) -> Path:
+    """A model of random weights, its tokenizer and an image processor in one folder."""
+    import torch
+    from transformers import GenerationConfig, ViTImageProcessor
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = cls(config).eval()
+    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0, decoder_start_token_id=1)
+    folder = Path(folder)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    return folder

@@ -1,9 +1,9 @@
-"""Captions: candidates belong to seed and image alone, are stored and adopted, ranked as CLIP ranks them, and composed."""
+"""Captions: candidates belong to seed and image alone, are stored and adopted, ranked as CLIP does, and composed."""
 
 from __future__ import annotations
 
 import io
-import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from demo.captioner import make_blip2
+from demo.captioner import TEXTS, make_blip, make_blip2, make_encoder_decoder, make_git
 from demo.models import make_open_clip
 from stages.captioning import candidates, generator, ranking
 from stages.captioning.ranker import PROMPT, RankConfig
 from stages.captions import CaptionsConfig, CaptionsStage
 from stages.errors import UserError
 from stages.shards import ShardsConfig, ShardsStage
-from tests.harness import read_output, run_stage
+from tests.harness import run_stage
 from tests.stages.captioning_world import BROKEN, RECORD, config, give, picture, run, texts
 
 
@@ -256,12 +256,32 @@ def test_an_adapter_changes_what_is_written_and_the_digest(models: Path, tmp_pat
         for name, weight in adapted.named_parameters():
             if "lora" in name:
                 weight.mul_(20)
-    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.save_pretrained(str(tmp_path / "adapter"))
     give(tmp_path, [picture(seed) for seed in range(3)])
     plain, _ = run(tmp_path, config(models))
     tuned, written = run(tmp_path, config(models, adapter=str(tmp_path / "adapter")))
     assert written.summary["generated"] == 3
     assert [texts(row) for row in plain.values()] != [texts(row) for row in tuned.values()]
+
+
+@pytest.mark.parametrize("make", [make_blip, make_git, make_encoder_decoder])
+def test_any_image_to_text_model_works_by_naming_it(make: Callable[[Path], Path], models: Path, tmp_path: Path) -> None:
+    folder = make(tmp_path / "model")
+    give(tmp_path, [picture(seed) for seed in range(3)])
+    found, _ = run(tmp_path, config(models, model=str(folder), rank=None, rerank=None, pick="top", candidates=3))
+    again, _ = run(tmp_path, config(models, model=str(folder), rank=None, rerank=None, pick="top", candidates=4))
+    for key, row in found.items():
+        assert len(set(texts(row))) == 3
+        assert all(set(text.split()) <= set(" ".join(TEXTS).split()) for text in texts(row))
+        assert texts(again[key])[:3] == texts(row)
+
+
+def test_a_prompt_is_asked_and_left_out_of_the_answer(models: Path, tmp_path: Path) -> None:
+    give(tmp_path, [picture(1)])
+    [plain] = run(tmp_path, config(models))[0].values()
+    [asked] = run(tmp_path, config(models, prompt="an aerial view of"))[0].values()
+    assert texts(asked) != texts(plain)
+    assert not any(text.startswith("an aerial view of") for text in texts(asked))
 
 
 def test_the_same_input_gives_the_same_bytes(models: Path, tmp_path: Path) -> None:
@@ -332,7 +352,7 @@ def test_candidates_are_parquet_of_image_and_texts(models: Path, tmp_path: Path)
     ],
 )
 def test_mistakes_are_sentences(models: Path, changes: dict[str, Any], sentence: str) -> None:
-    filled = {name: v.format(models=models) if isinstance(v, str) else v for name, v in changes.items()}
+    filled: dict[str, Any] = {name: v.format(models=models) if isinstance(v, str) else v for name, v in changes.items()}
     settings: CaptionsConfig = replace(config(models), **filled)
     with pytest.raises(UserError, match=sentence):
         CaptionsStage(settings).check()

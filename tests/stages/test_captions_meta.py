@@ -1,0 +1,197 @@
+"""Meta captions and composition: true statements in words, drawn by seed, as many as CLIP reads."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.captioning import tokens
+from stages.captioning.compose import Candidate, Choice, compose, select
+from stages.captioning.facts import position, slots, with_article
+from stages.captioning.meta import Part, Template, draw, family_of, load_templates
+from stages.errors import UserError
+
+WHERE = "stages.captions.templates"
+SCENE: dict[str, Any] = {
+    "labels": ["place_of_worship"],
+    "country": "United States of America",
+    "place": "Springfield",
+    "season": "summer",
+    "month": 1,
+    "year": 2016,
+    "acquired_at": dt.datetime(2016, 1, 5, 14, 5, tzinfo=dt.UTC),
+    "longitude": -58.0,
+    "latitude": -15.0,
+    "utm_zone": "21L",
+    "platform": "WorldView-3",
+    "gsd_m": 0.468,
+    "pixel_x_m": 0.346,
+    "pixel_y_m": 0.511,
+    "width": 977,
+    "height": 663,
+    "objects": [{"label": "place_of_worship", "x": 330, "y": 225, "width": 320, "height": 215}],
+}
+
+
+def test_slots_say_what_the_record_says() -> None:
+    found = slots(SCENE)
+    assert found["a_label"] == "a place of worship"
+    assert found["country"] == "the United States of America"
+    assert found["Country"].startswith("The United")
+    assert (found["month"], found["season"], found["date"]) == ("January", "summer", "5 January 2016")
+    assert (found["utc"], found["local"]) == ("14:05 UTC", "10:00")
+    assert (found["gsd"], found["spacing"]) == ("0.47", "0.35 m by 0.51 m")
+    assert found["extent"] == "340 m by 340 m"
+    assert found["position"] == "centre"
+
+
+def test_what_is_not_known_has_no_slot() -> None:
+    assert slots({}) == {}
+    assert "country" not in slots({"country": "offshore"})
+    dated = slots({"acquired_at": dt.datetime(2017, 6, 1, tzinfo=dt.UTC), "longitude": 9.0})
+    assert "utc" not in dated
+    assert dated["date"] == "1 June 2017"
+    many = slots({"labels": ["Pastures", "Mixed forest", "Water bodies"]})
+    assert many["labels"] == "pastures, mixed forest and water bodies"
+    assert "a_label" not in many
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("airport", "an airport"),
+        ("solar farm", "a solar farm"),
+        ("arable land", "arable land"),
+        ("beaches, dunes, sands", "beaches, dunes, sands"),
+        ("office building", "an office building"),
+        ("mixed forest", "mixed forest"),
+        ("tower", "a tower"),
+        ("place of worship", "a place of worship"),
+        ("road bridge", "a road bridge"),
+        ("border checkpoint", "a border checkpoint"),
+        ("impoverished settlement", "an impoverished settlement"),
+        ("university campus", "a university campus"),
+    ],
+)
+def test_articles(name: str, wanted: str) -> None:
+    assert with_article(name) == wanted
+
+
+@pytest.mark.parametrize(
+    ("box", "wanted"),
+    [
+        ((0, 0, 30, 30), "upper left"),
+        ((0, 0, 60, 30), "upper left and upper middle"),
+        ((35, 35, 5, 5), "centre"),
+        ((28, 28, 4, 20), "middle left"),
+        ((0, 60, 90, 30), "lower left, lower middle and lower right"),
+        ((0, 0, 90, 90), None),
+        ((200, 200, 5, 5), None),
+    ],
+)
+def test_position_names_the_ninths_that_the_object_fills(box: tuple[int, ...], wanted: str | None) -> None:
+    thing = dict(zip(("x", "y", "width", "height"), box, strict=True))
+    assert position({"objects": [thing], "width": 90, "height": 90}) == wanted
+    assert position({"objects": [thing, thing], "width": 90, "height": 90}) is None
+
+
+def test_every_shipped_template_fills_and_there_are_enough() -> None:
+    templates = load_templates(["fmow", "bigearthnet"], WHERE)
+    found = slots(SCENE)
+    for name, texts in templates.named.items():
+        assert len({template.text for template in texts}) >= 50, name
+        for template in texts:
+            text = template.filled(found)
+            assert "{" not in text
+            assert text.endswith((".", "!", "?"))
+            assert tokens.count(text) <= 77
+    words = {len(template.text.split()) for template in templates.named["fmow"]}
+    assert min(words) <= 4 < 20 <= max(words)
+
+
+def test_only_usable_templates_are_drawn_and_all_of_them() -> None:
+    templates = load_templates(["fmow"], WHERE)
+    known = slots({"labels": ["airport"], "country": "Brazil"})
+    drawn = {part.text for n in range(800) if (part := templates.meta("fmow", known, 1, f"key {n}"))}
+    usable = [template for template in templates.named["fmow"] if template.needs <= known.keys()]
+    assert drawn == {template.filled(known) for template in usable}
+    assert templates.meta("fmow", known, 1, "key 5") == templates.meta("fmow", known, 1, "key 5")
+    assert templates.meta("fmow", {}, 1, "key") is None
+
+
+def test_facts_that_turning_falsifies_are_tagged() -> None:
+    templates = load_templates([], WHERE)
+    sentences = {part.fact: part for part in templates.sentences(slots(SCENE), 1, "key")}
+    assert sentences["position"].orientation_dependent
+    assert not any(part.orientation_dependent for fact, part in sentences.items() if fact != "position")
+    assert "country" not in sentences
+    assert "classes" not in sentences
+    assert Template("The {label} is in the {position}.").is_oriented
+
+
+def test_a_southern_january_is_summer_in_every_sentence() -> None:
+    templates = load_templates(["fmow"], WHERE)
+    found = slots(SCENE)
+    texts = [template.filled(found).lower() for template in templates.named["fmow"] if "season" in template.needs]
+    assert all("summer" in text and "winter" not in text for text in texts)
+
+
+def test_families_follow_the_source_unless_the_recipe_says_otherwise() -> None:
+    assert family_of("fmow", {}) == "fmow"
+    assert family_of("mine", {}) == "generic"
+    assert family_of("facts", {}) == "generic"
+    assert family_of("mine", {"mine": "bigearthnet"}) == "bigearthnet"
+
+
+def test_an_unknown_slot_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("templates: ['seen by {pilot}']\n")
+    with pytest.raises(UserError, match="unknown slot 'pilot'"):
+        load_templates([str(tmp_path / "mine.yaml")], WHERE)
+
+
+def test_budget_puts_the_generated_caption_first_and_counts_what_does_not_fit() -> None:
+    facts = [Part(f"It shows fact number {n}.", "metadata", str(n)) for n in range(20)]
+    found = compose(Part("a long pier", "generated"), Part("Meta.", "metadata"), facts, "budget", 40)
+    assert found.text.startswith("a long pier. It shows fact number 0.")
+    assert tokens.count(found.text) <= 40
+    assert found.left_out == 21 - len(found.parts)
+    long = Part("pier " * 90, "generated")
+    assert compose(long, None, facts, "budget", 77).left_out == 20
+    assert compose(None, Part("Meta.", "metadata"), facts, "budget", 77).text == "Meta."
+    assert compose(None, None, [], "budget", 77).text == ""
+
+
+def test_ranks_keep_ten_then_five_then_the_steadiest_near_the_best() -> None:
+    made = [
+        Candidate(f"text {n}", score=n / 20, rerank=-n / 20, rotation_mean=0.3, rotation_variance=0.1)
+        for n in range(20)
+    ]
+    made[10].rotation_mean, made[10].rotation_variance = 0.1, 0.0  # steady, but about nothing
+    made[12].rotation_variance = 0.01
+    choice = Choice(keep=10, rekeep=5, pick="rotation_invariant", tolerance=0.05, seed=1)
+    found = select(made, choice, "key")
+    assert [each.text for each in made if each.reason is None] == [f"text {n}" for n in range(10, 15)]
+    assert (found.top, found.rotation_invariant, found.used) == (made[10], made[12], made[12])
+
+
+def test_a_random_pick_is_drawn_by_seed_and_key() -> None:
+    used = []
+    for n in range(60):
+        made = [Candidate("a", 0.5, 0.5, 0.3, 0.2), Candidate("b", 0.4, 0.4, 0.3, 0.1)]
+        choice = Choice(keep=2, rekeep=2, pick="random", tolerance=0.05, seed=1)
+        picked = select(made, choice, f"key {n}")
+        assert picked.used is not None
+        used.append(picked.used.text)
+    assert 15 < used.count("a") < 45
+    assert draw(1, "pick", "key", 2) == draw(1, "pick", "key", 2)
+
+
+def test_tokens_are_those_of_clip() -> None:
+    import open_clip
+
+    text = "a satellite image of a place of worship near Cuiabá, 0.47 m"
+    ids = open_clip.get_tokenizer("ViT-B-32")([text])[0]
+    assert tokens.count(text) == int((ids != 0).sum())
