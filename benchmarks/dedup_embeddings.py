@@ -49,6 +49,7 @@ CONFIG: dict[str, Any] = {
 }
 """A CLIP small enough to be fitted on two cores in minutes."""
 BATCH = 96
+PROBES = (1, 2, 4, 8)
 
 T = TypeVar("T")
 
@@ -192,6 +193,8 @@ def _show(
     met = [np.unique(np.concatenate([s[unrelated][near >= bound] for s in (left, right)])) for bound in BOUNDS]
     print(f"| *unrelated pairs* | {' | '.join(f'{int((near >= bound).sum()):,}' for bound in BOUNDS)} |")
     print(f"| *images in them, %* | {' | '.join(f'{100 * len(m) / len(vectors):.1f}' for m in met)} |\n")
+    _show_cells(vectors, 100, BOUNDS[3])
+    print()
 
 
 def _bodies(pairs: dict[str, list[tuple[bytes, bytes]]]) -> Iterator[bytes]:
@@ -214,26 +217,32 @@ def _encoder(model: str, pretrained: str | None) -> Callable[[Sequence[bytes]], 
 
 def speed(images: int, width: int) -> None:
     """Seconds of each way, on the same vectors; and the share of pairs that cells find."""
-    vectors, bound, config = _crowds(images, width), 0.95, EmbeddingsConfig()
+    vectors, bound = _crowds(images, width), EmbeddingsConfig().cosine
     few = vectors[: min(images, 20_000)]
     print(f"{images:,} vectors of {width}, cosine {bound}, {os.cpu_count()} cores\n")
     (left, _), exact = _timed(lambda: cosine.similar_within(few, bound))
     print(f"all with all, {len(few):,}: {exact:.1f} s, {len(left):,} pairs")
     theirs, seconds = _timed(lambda: _by_faiss(few, bound))
     print(f"FAISS IndexFlatIP.range_search, the same: {seconds:.1f} s ({seconds / exact:.1f} times), {theirs:,} pairs")
-    cells = max(1, images // IMAGES_PER_CELL)
+    _show_cells(vectors, IMAGES_PER_CELL, bound)
+
+
+def _show_cells(vectors: Vectors, images_per_cell: int, bound: float) -> None:
+    """How many of the pairs of some images cells find, by the number of probes; and what the cells take."""
+    images = len(vectors)
+    cells = max(1, images // images_per_cell)
     sample = vectors[:: max(1, images // (cells * SAMPLE_PER_CELL))]
     middles, fitting = _timed(lambda: cosine.centres(sample, cells))
-    probed, assigning = _timed(lambda: cosine.nearest(vectors, middles, config.probes))
-    print(f"cells of all: {cells}, made in {fitting:.1f} s; images assigned in {assigning:.1f} s")
+    probed, assigning = _timed(lambda: cosine.nearest(vectors, middles, max(PROBES)))
+    print(f"{cells} cells, made in {fitting:.1f} s; {images:,} images assigned in {assigning:.1f} s")
     queries = np.linspace(0, images - 1, 2000).astype(np.int64)
     rows, columns = cosine.similar(vectors[queries], vectors, bound)
     one, other = queries[rows], columns
     one, other = one[one != other], other[one != other]
-    for probes in (1, 2, 4, 8):
+    for probes in PROBES:
         near = probed[:, :probes]
         found = (near[one] == probed[other][:, :1]).any(axis=1) | (near[other] == probed[one][:, :1]).any(axis=1)
-        print(f"{probes} probes: {100 * found.mean():.2f} % of {len(one):,} pairs of 2,000 images")
+        print(f"{probes} probes: {100 * found.mean():.2f} % of {len(one):,} pairs of 2,000 images at {bound}")
 
 
 def _crowds(images: int, width: int) -> Vectors:
