@@ -26,7 +26,17 @@ NO_BYTES = FAILURES
 """Reasons under which no image arrived: such rows stand before `download_image`."""
 INVALID = IMAGE_REASONS
 OTHER = frozenset(
-    ["blocklisted", "test_set_image", "bad_metadata", "official_test", "snow", "cloud", "no_caption_left"]
+    [
+        "blocklisted",
+        "test_set_image",
+        "bad_metadata",
+        "official_test",
+        "snow",
+        "cloud",
+        "nodata",
+        "filtered",
+        "no_caption_left",
+    ]
 )
 DUPLICATE = frozenset(["duplicate_url", "duplicate_bytes", "duplicate_image"])
 OUTLIER = frozenset(["low_vlm_score", "low_detector_score", "low_similarity", "unscorable"])

@@ -109,4 +109,5 @@ def test_derived_facts_of_a_winter_day_in_the_south() -> None:
     found = derived(-41.29, 174.78, datetime(2019, 7, 1, tzinfo=UTC))
     assert found["country"] == "New Zealand"
     assert found["season"] == "winter"
-    assert (found["place"], found["utm_zone"], found["month"], found["year"]) == ("Wellington", "60G", 7, 2019)
+    assert (found["utm_zone"], found["month"], found["year"]) == ("60G", 7, 2019)
+    assert found["place_km"] < 5

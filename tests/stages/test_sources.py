@@ -11,9 +11,12 @@ MINE: dict[str, Any] = {"name": "mine", "format": "parquet", "columns": {"url": 
 ELEVEN = ["cc12m", "cc3m", "coyo700m", "laion2b", "laion400m", "laioncoco", "redcaps", "sbu", "vg", "wit", "yfcc15m"]
 
 
-def test_eleven_descriptors_resolve() -> None:
-    assert descriptor_names() == ELEVEN
-    for name in ELEVEN:
+IMAGES = ["bigearthnet", "fmow", "millionaid"]
+
+
+def test_shipped_descriptors_resolve() -> None:
+    assert descriptor_names() == sorted(ELEVEN + IMAGES)
+    for name in ELEVEN + IMAGES:
         descriptor = load_descriptor(name)
         assert descriptor is not None
         assert descriptor["licence"]

@@ -1,0 +1,147 @@
+"""Rasters of a folder: bands, stretches, places on Earth, and scenes cut into tiles."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.stages.ingesting import by_url, geotiff, ingest, picture, pixels, reasons, stored
+
+
+def scenes(folder: Path, **options: Any) -> dict[str, Any]:
+    return {"name": "scenes", "format": "folder", "path": str(folder), "options": options}
+
+
+def view(folder: Path, row: dict[str, Any]) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(stored(folder / "run", row))))
+
+
+def bands(count: int = 3, side: int = 64) -> NDArray[np.uint8]:
+    return np.stack([pixels(number, side)[..., 0] for number in range(count)])
+
+
+def test_eight_bits_stay_as_they_are(tmp_path: Path) -> None:
+    values = bands()
+    geotiff(tmp_path / "data/a.tif", values)
+    [row] = ingest(tmp_path, scenes(tmp_path / "data"))[0].to_pylist()
+    assert np.array_equal(view(tmp_path, row), values.transpose(1, 2, 0))
+    assert (row["stretch"], row["bands"], row["format"]) == ("none", ["1", "2", "3"], "png")
+    assert (row["crs"], row["utm_zone"], row["country"]) == ("EPSG:32632", "32T", "Italy")
+    assert row["pixel_x_m"] == pytest.approx(1200 / 64)
+    assert row["location"] == "scenes/a.tif"
+    assert row["gsd_m"] is None, "what a pixel covers is not what a sensor resolves"
+
+
+def test_sixteen_bits_and_many_bands(tmp_path: Path) -> None:
+    values = bands(8).astype(np.uint16) * 40 + 500
+    geotiff(tmp_path / "data/a.tif", values, names=[f"B{number:02d}" for number in range(1, 9)])
+    options = {"bands": ["B04", 3, "B02"], "stretch": {"range": [500, 10_700]}, "facts": {"sensor": "MSI", "gsd_m": 10}}
+    [row] = ingest(tmp_path, scenes(tmp_path / "data", **options))[0].to_pylist()
+    assert (row["bands"], row["stretch"]) == (["B04", "B03", "B02"], "range 500 to 10700")
+    assert (row["sensor"], row["gsd_m"]) == ("MSI", 10.0)
+    assert np.abs(view(tmp_path, row).astype(int) - bands(8)[[3, 2, 1]].transpose(1, 2, 0)).max() <= 1
+
+
+def test_automatic_stretch_uses_percentiles_and_leaves_out_nodata(tmp_path: Path) -> None:
+    values = (bands().astype(np.uint16) + 1) * 10
+    values[:, :8] = 65_535
+    geotiff(tmp_path / "data/a.tif", values, nodata=65_535)
+    [row] = ingest(tmp_path, scenes(tmp_path / "data"))[0].to_pylist()
+    assert row["stretch"].startswith("percentiles 2 to 98: ")
+    assert "65535" not in row["stretch"]
+    assert view(tmp_path, row)[:8].max() == 0
+    assert view(tmp_path, row).max() == 255
+
+
+def test_one_band_is_grey_and_floats_work(tmp_path: Path) -> None:
+    geotiff(tmp_path / "data/a.tif", bands(1).astype(np.float32) / 255)
+    [row] = ingest(tmp_path, scenes(tmp_path / "data", stretch={"range": [0, 1]}))[0].to_pylist()
+    made = view(tmp_path, row)
+    assert np.array_equal(made[..., 0], made[..., 2])
+    assert np.abs(made[..., 0].astype(int) - bands(1)[0]).max() <= 1
+
+
+def test_a_band_that_is_not_there(tmp_path: Path) -> None:
+    geotiff(tmp_path / "data/a.tif", bands())
+    assert reasons(ingest(tmp_path, scenes(tmp_path / "data", bands=[5, 4, 3]))[0]) == {"a.tif": "bad_metadata"}
+
+
+def test_without_georeference_nothing_is_claimed(tmp_path: Path) -> None:
+    geotiff(tmp_path / "data/a.tif", bands(), crs=None)
+    [row] = ingest(tmp_path, scenes(tmp_path / "data"))[0].to_pylist()
+    assert row["reason"] is None
+    assert {row[name] for name in ("crs", "country", "latitude", "pixel_x_m", "location", "utm_zone")} == {None}
+
+
+def test_scenes_that_cover_each_other_share_a_location_and_neighbours_do_not(tmp_path: Path) -> None:
+    for name, left in (("a", 500_000), ("b", 500_100), ("c", 501_100)):
+        bounds = (left, 5_000_000, left + 1200, 5_001_200)
+        geotiff(tmp_path / f"data/{name}.tif", bands(), bounds=bounds)
+    rows = by_url(ingest(tmp_path, scenes(tmp_path / "data"))[0])
+    assert {url: row["location"] for url, row in rows.items()} == {
+        "a.tif": "scenes/a.tif",
+        "b.tif": "scenes/a.tif",
+        "c.tif": "scenes/c.tif",
+    }
+
+
+def test_tiles_cover_a_scene_and_know_their_place(tmp_path: Path) -> None:
+    values = bands(side=100)
+    geotiff(tmp_path / "data/a.tif", values, bounds=(500_000, 5_000_000, 501_000, 5_001_000))
+    table, _ = ingest(tmp_path, scenes(tmp_path / "data", tile={"size": 64}))
+    rows = by_url(table)
+    assert list(rows) == [f"a.tif#xywh={x},{y},64,64" for y in (0, 36) for x in (0, 36)]
+    row = rows["a.tif#xywh=36,0,64,64"]
+    assert np.array_equal(view(tmp_path, row), values[:, :64, 36:].transpose(1, 2, 0))
+    assert row["window"] == {"x": 36, "y": 0, "width": 64, "height": 64}
+    assert row["bounds"] == {"left": 500_360, "bottom": 5_000_360, "right": 501_000, "top": 5_001_000}
+    assert (row["pixel_x_m"], row["pixel_y_m"]) == (pytest.approx(10), pytest.approx(10))
+    assert {row["location"] for row in rows.values()} == {"scenes/a.tif"}
+    assert {row["path"] for row in rows.values()} == {str(tmp_path / "data/a.tif")}
+
+
+def test_tiles_without_data_are_dropped(tmp_path: Path) -> None:
+    values = np.maximum(bands(side=128), 1)
+    values[:, :, 64:] = 0
+    values[:, :20, :64] = 0
+    geotiff(tmp_path / "data/a.tif", values)
+    table, manifest = ingest(tmp_path, scenes(tmp_path / "data", tile={"size": 64, "max_nodata": 0.2}))
+    assert list(reasons(table).values()) == ["nodata", "nodata", None, "nodata"]
+    assert manifest.counts["scenes"]["dropped"] == {"nodata": 3}
+
+
+def test_tiles_of_a_ground_size(tmp_path: Path) -> None:
+    geotiff(tmp_path / "data/a.tif", bands(side=128), bounds=(500_000, 5_000_000, 500_640, 5_000_640))
+    geotiff(tmp_path / "data/b.tif", bands(side=128), crs=None)
+    table, _ = ingest(tmp_path, scenes(tmp_path / "data", tile={"size": 32, "target_gsd": 10.0, "overlap": 4}))
+    rows = by_url(table)
+    assert rows.pop("b.tif")["reason"] == "bad_metadata", "its pixels have no size on the ground"
+    assert list(rows) == [f"a.tif#xywh={x},{y},64,64" for y in (0, 56, 64) for x in (0, 56, 64)]
+    first = rows["a.tif#xywh=0,0,64,64"]
+    assert (first["width"], first["height"]) == (32, 32)
+    assert (first["pixel_x_m"], first["pixel_y_m"]) == (pytest.approx(10), pytest.approx(10))
+
+
+def test_large_web_images_are_cut_and_small_ones_stay(tmp_path: Path) -> None:
+    picture(tmp_path / "data/large.png", 1, side=100)
+    picture(tmp_path / "data/small.png", 2, side=50)
+    rows = by_url(ingest(tmp_path, scenes(tmp_path / "data"), tile={"size": 64})[0])
+    assert len(rows) == 5
+    assert rows["small.png"]["image"]["tar"] == str(tmp_path / "data/small.png")
+    tile = rows["large.png#xywh=36,36,64,64"]
+    assert np.array_equal(view(tmp_path, tile), pixels(1, 100)[36:, 36:])
+    assert tile["location"] == "scenes/large.png"
+
+
+def test_a_scene_beyond_the_cap_can_still_be_cut(tmp_path: Path) -> None:
+    geotiff(tmp_path / "data/a.tif", bands(side=100))
+    options = {"max_pixels": 5000}
+    assert reasons(ingest(tmp_path, scenes(tmp_path / "data"), **options)[0]) == {"a.tif": "too_many_pixels"}
+    table, _ = ingest(tmp_path, scenes(tmp_path / "data", tile={"size": 64}), **options)
+    assert set(reasons(table).values()) == {None}
