@@ -113,3 +113,9 @@ def read_output(root: Path, written: Manifest) -> pa.Table:
     """All rows of a stage's parts."""
     tables = [pq.read_table(root / file.path) for file in written.outputs if file.kind == "part"]
     return pa.concat_tables(tables)
+
+
+def peak_memory() -> int:
+    """The most bytes that this program has had resident; getrusage would also count the one that started it."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024

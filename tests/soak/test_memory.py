@@ -21,11 +21,11 @@ HIT = "an aerial view of the river "
 LARGE = 1 << 30
 
 _CHILD = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from stages.keywords import KeywordsConfig, KeywordsStage
 from stages.sources import SourceFile, resolve
-from tests.harness import run_stage
+from tests.harness import peak_memory, run_stage
 entry, files, root = json.loads(sys.argv[1])
 found = {
     role: tuple(SourceFile(url=path, size=Path(path).stat().st_size, version="1") for path in paths)
@@ -33,7 +33,7 @@ found = {
 }
 source = resolve(entry, found)
 done = run_stage(KeywordsStage(KeywordsConfig(), [source]), Path(root), sources=[source.name])
-print(json.dumps([done.counts[source.name], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+print(json.dumps([done.counts[source.name], peak_memory()]))
 """
 
 
