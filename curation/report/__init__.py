@@ -19,7 +19,7 @@ def build(store: Store) -> str:
         UserError: the root holds no run, or a manifest is damaged.
         ConservationError: the sums of the manifests do not hold.
     """
-    from curation.report import charts, facts, groups, page, samples
+    from curation.report import captioning, charts, facts, groups, page, samples
 
     root = finished.load(store)
     found = facts.collect(root)
@@ -29,7 +29,9 @@ def build(store: Store) -> str:
         store.write(f"{FOLDER}/{name}", picture)
     store.write(f"{FOLDER}/report.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
     store.write(f"{FOLDER}/report.md", page.markdown(found, list(pictures)).encode())
-    store.write(f"{FOLDER}/index.html", page.html(found, chosen, groups.choose(root, found)).encode())
+    store.write(
+        f"{FOLDER}/index.html", page.html(found, chosen, groups.choose(root, found), captioning.choose(root)).encode()
+    )
     return f"{text_table(found['funnel'])}\n\nreport: {store.url}/{FOLDER}/index.html"
 
 

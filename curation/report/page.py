@@ -32,6 +32,7 @@ def html(
     facts: Mapping[str, Any],
     samples: Mapping[Outcome, Sequence[Mapping[str, Any]]],
     groups: Sequence[Mapping[str, Any]],
+    captioned: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The whole page."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -59,6 +60,7 @@ def html(
         joint=joint(facts),
         samples=samples,
         groups=groups,
+        captioned=captioned,
         dropped={(entry["stage"], entry["reason"]): entry["rows"] for entry in facts["drop_reasons"]},
         reasons=labels.REASONS,
         style=Markup(style),
@@ -193,6 +195,7 @@ def markdown(facts: Mapping[str, Any], pictures: Sequence[str]) -> str:
         if groups["tests"]:
             matched = [[kind, rows] for kind, rows in groups["tests"]["matched"].items()]
             blocks += ["## Test sets", _table(["match", "rows"], matched)]
+    blocks += _captions(facts["captions"])
     terms = [[t["keyword"], t["matched"], t["remain"]] for t in facts["keywords"]]
     blocks += ["## Keywords", _table(["term", "hits", "remain"], terms)]
     for title, name in (("Domains", "domain"), ("Licences", "licence")):
@@ -200,6 +203,26 @@ def markdown(facts: Mapping[str, Any], pictures: Sequence[str]) -> str:
         blocks += [f"## {title}", _table([name, "rows"], entries)]
     blocks += ["## Charts", *(f"![{name.removesuffix('.png')}]({name})" for name in pictures)]
     return "\n\n".join(blocks) + "\n"
+
+
+def _captions(found: Mapping[str, Any] | None) -> list[str]:
+    """Tokens of captions; for generated ones, their quality and what the gate dropped."""
+    if not found or not found["tokens"]:
+        return []
+    tokens = [[row[name] for name in ("source", "rows", "max", "cut", "tokens_cut")] for row in found["tokens"]]
+    headings = ["source", "captions", "most tokens", f"beyond {found['context']}", "tokens cut"]
+    blocks = ["## Captions", _table(headings, tokens)]
+    if found["sources"]:
+        names = list(found["sources"][0])
+        blocks.append(_table(names, [[_shown(row[name]) for name in names] for row in found["sources"]]))
+        reasons = found["reasons"]
+        cells = [[row["source"], row["candidates"], *row["counts"]] for row in reasons["rows"]]
+        blocks.append(_table(["source", "candidates", *reasons["names"]], cells))
+    return blocks
+
+
+def _shown(value: Any) -> Any:
+    return value if value is None or isinstance(value, int) else str(value)
 
 
 def _funnel_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:

@@ -236,7 +236,7 @@ def test_location_and_spatial_block_come_before_component(tmp_path: Path) -> Non
             "longitude": [1.0, -20.06, None, None],
         }
     )
-    assert groups(table).to_pylist() == ["Paris", "block 100 -201", "c", "k4"]
+    assert groups(table, 10.0).to_pylist() == ["Paris", "block 111 3722", "c", "k4"]
 
 
 def test_no_rows_give_valid_empty_tars(tmp_path: Path) -> None:
