@@ -38,6 +38,7 @@ from stages.base import (
 )
 from stages.errors import UnitError, UserError
 from stages.passport import caption_of, passport
+from stages.splits import distances, draw, fraction, groups
 from stages.tar import TarWriter
 
 SPLITS = ("train", "val")
@@ -50,9 +51,6 @@ WINDOW_BYTES = 128 << 20
 """Image bytes a `pack` task holds at once."""
 READERS = 8
 """Source tars a `pack` task reads from at once."""
-BLOCK_DEGREES = 0.1
-"""Side of the spatial block that stands in for an unknown location."""
-
 ORIGINAL_EXTENSIONS = {"jpeg": "jpg", "jpg": "jpg", "mpo": "jpg", "png": "png", "webp": "webp"}
 """Formats that go into the `webdataset` layout as they are; any other becomes PNG."""
 
@@ -81,6 +79,7 @@ class ShardsConfig:
     count: int = semantic(32, help="shards per split")
     val_fraction: float = semantic(0.05, help="share of groups that go to the validation split")
     layout: str = semantic("webdataset", help="webdataset (jpg, txt, json) or rs5m (img_content, img_name, caption)")
+    block_km: float = semantic(10.0, help="side of the spatial blocks that stay on one side of the split")
 
 
 class ShardsStage(Stage):
@@ -102,18 +101,25 @@ class ShardsStage(Stage):
             raise UserError(f"stages.shards.val_fraction is {config.val_fraction}: it must lie between 0 and 1")
         if config.layout not in LAYOUTS:
             raise UserError(f"stages.shards.layout is {config.layout!r}: it must be {' or '.join(LAYOUTS)}")
+        if not config.block_km > 0:
+            raise UserError(f"stages.shards.block_km is {config.block_km}: it must be above 0")
 
     def phases(self) -> list[Phase]:
         """assign (one unit), partition (a unit per group of parts), pack (a unit per shard)."""
         return [Assign(self.config), Partition(), Pack(self.config)]
 
     def summary(self, records: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
-        """Samples per split and tar."""
+        """Samples per split and tar; how far validation samples lie from training ones, where places are known."""
         packed = records[Pack.name]
+        [assigned] = records[Assign.name]
         samples = dict.fromkeys(SPLITS, 0)
         for record in packed:
             samples[record.meta["split"]] += record.meta["samples"]
-        return {"samples": samples, "tars": {r.meta["target"]: r.meta["samples"] for r in packed}}
+        return {
+            "samples": samples,
+            "tars": {r.meta["target"]: r.meta["samples"] for r in packed},
+            "split_distance_km": assigned.meta["split_distance_km"],
+        }
 
     def publish(self, ws: Workspace, records: Mapping[str, Sequence[Record]]) -> list[OutputFile]:
         """Give the packed tars their final names, then write `sizes.json` and `index.parquet`.
@@ -143,11 +149,14 @@ class Assign(Phase):
 
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
         """Write (shard, position) per kept row: a row group per `partition` unit, in the order of its rows."""
-        drawn = [_draw(_narrow(ws, group), ws.seed) for group in _groups(ws)]
-        is_val = _joined([val for val, _ in drawn], np.float64) < self.config.val_fraction
-        shard, position, sizes = place(is_val, _joined([o for _, o in drawn], "S16"), self.config.count)
-        ws.write_table("side", _slices(shard, position, [len(val) for val, _ in drawn]), kind="side")
-        return Result(meta={"sizes": sizes})
+        drawn = [_draw(_narrow(ws, group), ws.seed, self.config.block_km) for group in _groups(ws)]
+        is_val = _joined([d.fraction for d in drawn], np.float64) < self.config.val_fraction
+        shard, position, sizes = place(is_val, _joined([d.order for d in drawn], "S16"), self.config.count)
+        ws.write_table("side", _slices(shard, position, [len(d.order) for d in drawn]), kind="side")
+        latitude = _joined([d.latitude for d in drawn], np.float64)
+        longitude = _joined([d.longitude for d in drawn], np.float64)
+        apart = distances(latitude, longitude, is_val) if len(latitude) else {}
+        return Result(meta={"sizes": sizes, "split_distance_km": apart})
 
 
 class Partition(Phase):
@@ -206,35 +215,6 @@ class Pack(Phase):
         for entry in rows.column("source").combine_chunks().value_counts().to_pylist():
             ledger.add(entry["values"], None, entry["counts"])
         return Result(ledger=ledger, meta={"split": split, "target": target, "samples": rows.num_rows})
-
-
-def draw(seed: int, purpose: str, name: str) -> bytes:
-    """16 bytes that depend on the seed, what they are for, and a name."""
-    return hashlib.blake2b(f"{seed}\0{purpose}\0{name}".encode(), digest_size=16).digest()
-
-
-def fraction(seed: int, group: str) -> float:
-    """Where a group falls in [0, 1): below `val_fraction` it is validation."""
-    return (int.from_bytes(draw(seed, "split", group)[:8], "big") >> 11) / (1 << 53)
-
-
-def groups(table: pa.Table) -> pa.ChunkedArray:
-    """What must stay on one side of the split: location, else spatial block, else component, else key."""
-    choices = [table.column("location")] if "location" in table.column_names else []
-    if {"latitude", "longitude"} <= set(table.column_names):
-        choices.append(_blocks(table.column("latitude"), table.column("longitude")))
-    if "component" in table.column_names:
-        choices.append(table.column("component"))
-    return pc.coalesce(*choices, table.column("key"))
-
-
-def _blocks(latitude: pa.ChunkedArray, longitude: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The name of the block of `BLOCK_DEGREES` that a place lies in; null where it is unknown."""
-    rows, columns = (
-        pc.cast(pc.cast(pc.floor(pc.divide(pc.cast(side, pa.float64()), BLOCK_DEGREES)), pa.int64()), pa.string())
-        for side in (latitude, longitude)
-    )
-    return pc.binary_join_element_wise("block", rows, columns, " ")
 
 
 def place(is_val: np.ndarray, order: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
@@ -320,11 +300,31 @@ def _narrow(ws: Workspace, group: Unit) -> pa.Table:
     return pa.concat_tables([_kept(ws, path, columns) for path in group.spec["files"]])
 
 
-def _draw(table: pa.Table, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Per row: its group's place in [0, 1), and the 16 bytes it is sorted by."""
-    places = [fraction(seed, group) for group in groups(table).to_pylist()]
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What decides about rows: each column has one value a row."""
+
+    fraction: np.ndarray
+    """Their groups' places in [0, 1)."""
+    order: np.ndarray
+    """The 16 bytes they are sorted by."""
+    latitude: np.ndarray
+    longitude: np.ndarray
+    """Degrees, NaN where unknown; empty where the table has no such column."""
+
+
+def _draw(table: pa.Table, seed: int, block_km: float) -> _Drawn:
+    places = [fraction(seed, group) for group in groups(table, block_km).to_pylist()]
     order = [draw(seed, "order", key) for key in table.column("key").to_pylist()]
-    return np.array(places, np.float64), np.array(order, "S16")
+    return _Drawn(
+        np.array(places, np.float64), np.array(order, "S16"), _degrees(table, "latitude"), _degrees(table, "longitude")
+    )
+
+
+def _degrees(table: pa.Table, name: str) -> np.ndarray:
+    if name not in table.column_names:
+        return np.array([], np.float64)
+    return np.asarray(table.column(name).cast(pa.float64()).to_numpy())
 
 
 def _joined(arrays: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
