@@ -19,6 +19,7 @@ from stages.base import operational, semantic
 from stages.errors import UserError
 from stages.features import COLUMN, vector_array
 from stages.models import ModelRef
+from stages.texts import text_encoder
 from stages.vision import Pixels, Preprocess
 
 Scores = dict[str, NDArray[np.float32]]
@@ -37,7 +38,7 @@ class VlmConfig:
     precision: Literal["auto", "fp32", "fp16", "bf16"] = semantic("auto", help="auto: fp16 on a GPU, else fp32")
     batch_size: int = operational(64, help="images a forward pass")
     device: Literal["auto", "cuda", "cpu"] = operational("auto", help="auto: a GPU where the cluster has one")
-    threads: int = operational(1, help="CPU threads of each model")
+    threads: int = operational(4, help="CPU threads of each model, where it has so many cores")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class DetectorConfig:
     precision: Literal["auto", "fp32", "fp16", "bf16"] = semantic("auto", help="auto: fp16 on a GPU, else fp32")
     batch_size: int = operational(128, help="images a forward pass")
     device: Literal["auto", "cuda", "cpu"] = operational("auto", help="auto: a GPU where the cluster has one")
-    threads: int = operational(1, help="CPU threads of each model")
+    threads: int = operational(4, help="CPU threads of each model, where it has so many cores")
 
 
 class Scorer(ABC):
@@ -154,24 +155,24 @@ class VlmScorer(Scorer):
         """Both towers; the prompts are encoded once."""
         import torch
 
+        from stages.onednn import linear_through_onednn
+
         vision.be_deterministic(self.config.threads)
         device = vision.device_for(self.config.device, self.ref.where)
         precision = vision.precision_for(self.config.precision, device)
         model, tokenizer = vision.load_open_clip(self.ref, device, precision)
-
-        def encode_texts(texts: Sequence[str]) -> Any:
-            return _unit(model.encode_text(tokenizer(list(texts)).to(device)))
+        encode_texts, running = text_encoder(model, tokenizer, device), linear_through_onednn(device, precision)
 
         @torch.inference_mode()
         def run(images: Sequence[Pixels], captions: Sequence[str]) -> Scores:
-            features = _unit(model.encode_image(vision.to_tensor(images, preprocess, device, precision)))
-            similarity = (features * encode_texts(captions)).sum(dim=1).cpu().numpy()
-            similarity[[not caption for caption in captions]] = np.nan
+            with running():
+                features = _unit(model.encode_image(vision.to_tensor(images, preprocess, device, precision)))
+                similarity = _similarity(features, encode_texts, captions)
             scores = {"vlm_score": (features @ prompt).cpu().numpy(), "caption_similarity": similarity}
             return scores | ({COLUMN: features.cpu().numpy()} if self.with_features else {})
 
         with torch.inference_mode():
-            prompt = _unit(encode_texts(self.prompts()).mean(dim=0, keepdim=True))[0]
+            prompt = _unit(_unit(encode_texts(self.prompts())).mean(dim=0, keepdim=True))[0]
         return run
 
 
@@ -221,15 +222,18 @@ class DetectorScorer(Scorer):
         """The classifier."""
         import torch
 
+        from stages.onednn import linear_through_onednn
+
         vision.be_deterministic(self.config.threads)
         device = vision.device_for(self.config.device, self.ref.where)
         precision = vision.precision_for(self.config.precision, device)
         model = vision.load_timm(self.ref, device, precision)
-        positive = self.positive()
+        positive, running = self.positive(), linear_through_onednn(device, precision)
 
         @torch.inference_mode()
         def run(images: Sequence[Pixels], captions: Sequence[str]) -> Scores:
-            outputs = model(vision.to_tensor(images, preprocess, device, precision)).double()
+            with running():
+                outputs = model(vision.to_tensor(images, preprocess, device, precision)).double()
             others = outputs[:, [index for index in range(outputs.shape[1]) if index != positive]]
             logit = outputs[:, positive] - others.logsumexp(dim=1) if others.shape[1] else outputs[:, 0]
             return {
@@ -238,6 +242,17 @@ class DetectorScorer(Scorer):
             }
 
         return run
+
+
+def _similarity(
+    features: Any, encode_texts: Callable[[Sequence[str]], Any], captions: Sequence[str]
+) -> NDArray[np.float32]:
+    """(n,) cosines of image features and those of their captions; NaN where there is none."""
+    if not any(captions):
+        return np.full(len(captions), np.nan, np.float32)
+    similarity: NDArray[np.float32] = (features * _unit(encode_texts(captions))).sum(dim=1).cpu().numpy()
+    similarity[[not caption for caption in captions]] = np.nan
+    return similarity
 
 
 def _unit(features: Any) -> Any:

@@ -148,6 +148,7 @@ class Score(Phase):
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
         self.gpus = 0.0 if scorer.config.device == "cpu" else 1.0
+        self.cpus = float(scorer.config.threads)
 
     def cut(self, ws: Workspace) -> list[Unit]:
         """A row group of the plan each."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages import resizing
 from stages.errors import UnitError
 from stages.models import ModelRef
 
@@ -29,7 +30,9 @@ class Preprocess:
 
     def transform(self) -> Callable[[Any], Pixels]:
         """From a PIL RGB image to the model's input size; the library's own resizing, before normalisation."""
-        steps = (_open_clip_steps if self.library == "open_clip" else _timm_steps)(self.options)
+        plain = resizing.plain_resize(self.library, self.options)
+        library = _open_clip_steps if self.library == "open_clip" else _timm_steps
+        steps = [plain] if plain else library(self.options)
 
         def apply(image: Any) -> Pixels:
             image = without_excess(image)
@@ -42,8 +45,7 @@ class Preprocess:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the input."""
-        size = self.options["size"] if self.library == "open_clip" else self.options["input_size"][1:]
-        return (size, size) if isinstance(size, int) else (size[0], size[1])
+        return resizing.input_size(self.library, self.options)
 
 
 def without_excess(image: Any) -> Any:
@@ -67,13 +69,13 @@ def preprocess_of(ref: ModelRef) -> Preprocess:
 
 
 def _open_clip_options(ref: ModelRef) -> dict[str, Any]:
+    if ref.folder:
+        return resizing.open_clip_folder(ref.config())
     from open_clip import get_model_config, get_pretrained_cfg
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
     described: Mapping[str, Any] = {}
-    if ref.folder:
-        described = ref.config().get("preprocess_cfg", {})
-    elif ref.is_hub:
+    if ref.is_hub:
         from open_clip.factory import _get_hf_config
 
         described = _get_hf_config(ref.identifier.removeprefix("hf-hub:")).get("preprocess_cfg", {})
@@ -93,6 +95,8 @@ def _open_clip_steps(options: Mapping[str, Any]) -> list[Callable[[Any], Any]]:
 
 
 def _timm_options(ref: ModelRef) -> dict[str, Any]:
+    if ref.folder and (said := resizing.timm_folder(ref.config())):
+        return said
     from timm.data import resolve_data_config
 
     found = resolve_data_config({}, pretrained_cfg=_timm_config(ref)[0])
