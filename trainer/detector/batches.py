@@ -14,7 +14,6 @@ from trainer.detector.augment import augment
 from trainer.detector.config import LABELS, Config
 from trainer.detector.images import SPLITS, Picture, read_sources, split_of
 from trainer.detector.negatives import KINDS, draw
-from trainer.detector.teacher import opinions
 
 DRAWN = "drawn/"
 """Prefix of the source names of drawn kinds."""
@@ -49,15 +48,10 @@ def chosen(pool: Sequence[Picture], split: str, without: Collection[str] = ()) -
 
 @dataclass
 class Batches:
-    """Batch n of a training; a map-style dataset.
-
-    A batch is images uint8 (batch, size, size, 3), labels int64 (batch,), and the teacher's probabilities float32
-    (batch, classes), of no class where there is no teacher.
-    """
+    """Batch n of a training as (images uint8 (batch, size, size, 3), labels int64 (batch,)); a map-style dataset."""
 
     pictures: Sequence[Picture]
     config: Config
-    teacher: Any = None
     _chances: NDArray[np.float64] = field(init=False, repr=False)
     _labels: NDArray[np.int64] = field(init=False, repr=False)
 
@@ -68,17 +62,12 @@ class Batches:
     def __len__(self) -> int:
         return self.config.training.steps
 
-    def __getitem__(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]:
+    def __getitem__(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         rng = np.random.default_rng([self.config.seed, number])
         indices = self._picks(rng)
         size = self.config.size_at(number)
         images = np.stack([augment(self.pictures[index].pixels, rng, size) for index in indices])
-        return images, self._labels[indices], self._opinions(images)
-
-    def _opinions(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if self.teacher is None:
-            return np.empty((len(images), 0), np.float32)
-        return opinions(self.teacher, images, self.config.training.teacher_temperature)
+        return images, self._labels[indices]
 
     def _picks(self, rng: np.random.Generator) -> NDArray[np.int64]:
         half = self.config.training.batch // 2
@@ -90,7 +79,7 @@ class Batches:
             picks.append(of_class[rng.choice(len(of_class), count, p=chances / chances.sum())])
         return np.concatenate(picks)
 
-    def loader(self, start: int, workers: int) -> Iterator[tuple[Any, Any, Any]]:
+    def loader(self, start: int, workers: int) -> Iterator[tuple[Any, Any]]:
         """Batches from number `start` on, as tensors, in order, made by so many processes."""
         from torch.utils.data import DataLoader
 

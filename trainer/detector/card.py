@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -49,9 +50,16 @@ def render(folder: Path, notes: str = "") -> str:
         curve=curve,
         labels=LABELS,
         weakest=weakest(measured, left),
+        weights=_weights(folder / "model" / "model.safetensors"),
         notes=notes.strip(),
     )
     return text.rstrip() + "\n"
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    """Size and digest of the file that the card speaks of."""
+    held = path.read_bytes()
+    return {"bytes": len(held), "sha256": sha256(held).hexdigest()}
 
 
 def ship(folder: Path, to: Path) -> None:

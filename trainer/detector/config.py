@@ -77,16 +77,10 @@ class Training:
     """Probability that a batch is mixed by MixUp or CutMix."""
     balance: float = 0.5
     """A source of n images gets a share of its class in proportion to n to this power."""
-    checkpoint_every: int = 250
     early_share: float = 0.0
-    """The first part of the steps, which see pictures of `early_size` px: twice as fast."""
+    """The first part of the steps, which see pictures of `early_size` px."""
     early_size: int = 96
-    teacher: str = ""
-    """A frozen classifier that guides: `efficientnet_lite0`, or a folder that timm loads; empty: none."""
-    guide: float = 1.0
-    """Weight of the teacher's part of the loss, beside 1 for the labels' part."""
-    teacher_temperature: float = 1.0
-    """What the teacher's and the guided log-odds are divided by."""
+    checkpoint_every: int = 250
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,6 @@ from trainer.detector.batches import Batches
 from trainer.detector.config import Config
 from trainer.detector.images import Picture
 from trainer.detector.model import build, normalised, score, transform_for
-from trainer.detector.teacher import digest as teacher_digest
-from trainer.detector.teacher import load_teacher
 from trainer.errors import UserError
 
 CHECKPOINT = "checkpoint.pt"
@@ -61,8 +59,6 @@ class State:
     model: Any
     average: Any
     optimizer: Any
-    guided: Any = None
-    """The layer that repeats the teacher's opinion from the model's features; None without a teacher."""
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -70,7 +66,7 @@ class State:
         """Write the checkpoint beside its place, then move it there."""
         import torch
 
-        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        parts = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimizer")}
         beside = path.with_suffix(".part")
         torch.save(parts | {"step": self.step, "history": self.history, "digest": digest}, beside)
         os.replace(beside, path)
@@ -89,13 +85,9 @@ class State:
                 f"{path}: the checkpoint is of another training (config, seed, pictures, device or threads differ); "
                 "remove it or give another --out"
             )
-        for name, part in self._parts().items():
-            part.load_state_dict(found[name])
+        for name in ("model", "average", "optimizer"):
+            getattr(self, name).load_state_dict(found[name])
         self.step, self.history = found["step"], found["history"]
-
-    def _parts(self) -> dict[str, Any]:
-        parts = {"model": self.model, "average": self.average, "optimizer": self.optimizer, "guided": self.guided}
-        return {name: part for name, part in parts.items() if part is not None}
 
 
 def train(
@@ -117,17 +109,17 @@ def train(
     if {picture.label for picture in pool} != {0, 1}:
         raise UserError("sources: pictures of both classes, 'rs' and 'other', are wanted in the training split")
     folder.mkdir(parents=True, exist_ok=True)
-    teacher = load_teacher(config.training.teacher) if config.training.teacher else None
-    digest, path = _digest(pool, config, machine, teacher), folder / CHECKPOINT
-    state = _start(config, machine, teacher)
+    digest, path = _digest(pool, config, machine), folder / CHECKPOINT
+    state = _start(config, machine)
     if path.exists():
         state.restore(path, digest)
     last = min(config.training.steps, stop_after or config.training.steps)
-    batches = Batches(pool, config, teacher).loader(state.step, machine.workers) if state.step < last else None
+    batches = Batches(pool, config).loader(state.step, machine.workers) if state.step < last else None
     began, first = time.monotonic(), state.step
     losses: list[float] = []
     while batches and state.step < last:
-        losses.append(_step(state, next(batches), config, machine))
+        images, labels = next(batches)
+        losses.append(_step(state, images, labels, config, machine))
         if state.step % config.training.checkpoint_every == 0 or state.step == last:
             _note(state, losses, validation, config, machine)
             rate = (state.step - first) * config.training.batch / (time.monotonic() - began)
@@ -141,31 +133,29 @@ def _told(row: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in row.items() if name != "step")
 
 
-def _digest(pool: Sequence[Picture], config: Config, machine: Machine, teacher: Any) -> str:
+def _digest(pool: Sequence[Picture], config: Config, machine: Machine) -> str:
     """Of all that the weights depend on but the pixels, for which source and name stand."""
     named, plain = hashlib.sha256(), config.plain()
     del plain["training"]["checkpoint_every"]
     named.update(json.dumps(plain, sort_keys=True).encode())
-    named.update(f"{machine.device} {machine.threads} {teacher and teacher_digest(teacher)}".encode())
+    named.update(f"{machine.device} {machine.threads}".encode())
     for picture in pool:
         named.update(f"{picture.source}\0{picture.name}\0{picture.label}\n".encode())
     return named.hexdigest()
 
 
-def _start(config: Config, machine: Machine, teacher: Any) -> State:
+def _start(config: Config, machine: Machine) -> State:
     from copy import deepcopy
 
     import torch
 
     model = build(config.model, config.seed).to(machine.device)
-    guided = None
-    if teacher is not None:
-        guided = torch.nn.Linear(model.get_classifier().in_features, teacher.num_classes).to(machine.device)
-    weights = [*model.parameters(), *(guided.parameters() if guided else ())]
-    decayed, plain = ([weight for weight in weights if (weight.ndim > 1) is many] for many in (True, False))
+    decayed = [weight for weight in model.parameters() if weight.ndim > 1]
+    plain = [weight for weight in model.parameters() if weight.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.training.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.training.lr)
-    return State(model=model, average=deepcopy(model).eval(), optimizer=optimizer, guided=guided)
+    return State(
+        model=model, average=deepcopy(model).eval(), optimizer=torch.optim.AdamW(groups, lr=config.training.lr)
+    )
 
 
 def learning_rate(step: int, config: Config) -> float:
@@ -177,20 +167,19 @@ def learning_rate(step: int, config: Config) -> float:
     return of.lr * (0.01 + 0.99 * 0.5 * (1 + cos(pi * done)))
 
 
-def _step(state: State, batch: tuple[Any, Any, Any], config: Config, machine: Machine) -> float:
+def _step(state: State, images: Any, labels: Any, config: Config, machine: Machine) -> float:
     import torch
-    from torch.nn.functional import one_hot
+    from torch.nn.functional import cross_entropy, one_hot
 
-    images, labels, opinions = (part.to(machine.device) for part in batch)
     torch.manual_seed(config.seed * 1_000_003 + state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, config)
-    inputs = normalised(images).contiguous(memory_format=torch.channels_last)
-    targets = torch.cat([one_hot(labels, 2).float(), opinions], dim=1)
+    inputs = normalised(images.to(machine.device)).contiguous(memory_format=torch.channels_last)
+    targets = one_hot(labels.to(machine.device), 2).float()
     inputs, targets = mixed(inputs, targets, np.random.default_rng([config.seed, state.step, 1]), config.training.mix)
     state.model.train()
     with torch.autocast(machine.device, torch.bfloat16, enabled=machine.device == "cuda"):
-        loss = _loss(state, inputs, targets, config)
+        loss = cross_entropy(state.model(inputs).float(), targets, label_smoothing=config.training.label_smoothing)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(state.model.parameters(), 5.0)
@@ -198,20 +187,6 @@ def _step(state: State, batch: tuple[Any, Any, Any], config: Config, machine: Ma
     state.step += 1
     follow(state.average, state.model, min(config.training.ema, (1 + state.step) / (10 + state.step)))
     return float(loss.detach())
-
-
-def _loss(state: State, inputs: Any, targets: Any, config: Config) -> Any:
-    """Cross-entropy with the labels, and (weighted) with the teacher's softened probabilities."""
-    from torch.nn.functional import cross_entropy
-
-    of = config.training
-    features = state.model.forward_head(state.model.forward_features(inputs), pre_logits=True)
-    outputs = state.model.get_classifier()(features).float()
-    loss = cross_entropy(outputs, targets[:, :2], label_smoothing=of.label_smoothing)
-    if state.guided is None:
-        return loss
-    guided = state.guided(features).float() / of.teacher_temperature
-    return loss + of.guide * cross_entropy(guided, targets[:, 2:])
 
 
 def mixed(inputs: Any, targets: Any, rng: np.random.Generator, chance: float) -> tuple[Any, Any]:
