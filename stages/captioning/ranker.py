@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from stages import vision
 from stages.base import operational, semantic
 from stages.errors import UserError
-from stages.models import ModelRef
+from stages.models import ModelRef, open_clip_names
 from stages.vision import Pixels, Preprocess
 
 ANGLES = 12
 """The paper's number of turns, 30° apart (arXiv 2306.11300 §III-B)."""
+QUICK = "-quickgelu"
 PROMPT = "a satellite image of {}."
 """What a class is called when an image is asked for its own."""
 
@@ -80,8 +81,10 @@ class Ranker:
     def ref(self) -> ModelRef:
         """The model as the recipe names it."""
         where = f"stages.captions.{self.name}"
-        config = self.config
-        return ModelRef(library="open_clip", where=where, model=config.model, pretrained=config.pretrained).absolute()
+        model, pretrained = self.config.model, self.config.pretrained
+        if pretrained == "openai" and f"{model}{QUICK}" in open_clip_names():
+            model += QUICK  # OpenAI's weights were trained with it: `RN50x64` can only mean this
+        return ModelRef(library="open_clip", where=where, model=model, pretrained=pretrained).absolute()
 
     def check(self) -> None:
         """Raise `UserError` for what is wrong, before anything runs."""

@@ -16,7 +16,7 @@ from PIL import Image
 from demo.captioner import TEXTS, make_blip, make_blip2, make_encoder_decoder, make_git
 from demo.models import make_open_clip
 from stages.captioning import candidates, generator, ranking
-from stages.captioning.ranker import PROMPT, RankConfig
+from stages.captioning.ranker import PROMPT, RankConfig, RerankConfig
 from stages.captions import CaptionsConfig, CaptionsStage
 from stages.errors import UserError
 from stages.shards import ShardsConfig, ShardsStage
@@ -306,6 +306,11 @@ def test_shards_carry_the_parts_and_their_origins(models: Path, tmp_path: Path) 
     assert len(passports) == 3
     assert all(passport["caption_parts"][0]["origin"] == "generated" for passport in passports)
     assert all(len(passport["candidates"]) == 6 for passport in passports)
+
+
+def test_openais_weights_are_read_as_they_were_trained(models: Path) -> None:
+    settings = config(models, rerank=RerankConfig(model="RN50x64", pretrained="openai"))
+    assert CaptionsStage(settings).rankers()[1].ref.model == "RN50x64-quickgelu"
 
 
 def test_no_rows_at_all(models: Path, tmp_path: Path) -> None:
