@@ -44,11 +44,11 @@ SHIFTS = (5, 10, 20)
 """Percent of the width by which two tiles of one image stand apart."""
 CONFIG: dict[str, Any] = {
     "embed_dim": 128,
-    "vision_cfg": {"image_size": 96, "layers": 4, "width": 128, "head_width": 32, "patch_size": 12},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 2},
+    "vision_cfg": {"image_size": 64, "layers": 3, "width": 128, "head_width": 32, "patch_size": 16},
+    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
 }
 """A CLIP small enough to be fitted on two cores in minutes."""
-BATCH = 96
+BATCH = 64
 PROBES = (1, 2, 4, 8)
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=8, help="every n-th image is copied")
     parser.add_argument("--model", help="an open_clip folder or name, instead of a small one fitted here")
     parser.add_argument("--pretrained", help="its tag of weights")
-    parser.add_argument("--steps", type=int, default=500, help="of fitting the small one")
+    parser.add_argument("--steps", type=int, default=400, help="of fitting the small one")
     parser.add_argument("--images", type=int, default=100_000, help="vectors that `speed` compares")
     parser.add_argument("--width", type=int, default=512, help="of those vectors")
     args = parser.parse_args()
@@ -141,7 +141,8 @@ def _fitted(data: Path, steps: int) -> Any:
     from open_clip import ClipLoss, get_tokenizer
 
     images, captions = _captioned(data)
-    tokens = [get_tokenizer("ViT-B-32")(texts) for texts in captions]
+    length = CONFIG["text_cfg"]["context_length"]
+    tokens = [get_tokenizer("ViT-B-32")(texts, length) for texts in captions]
     model, loss_of, rng = new_open_clip(1, CONFIG).train(), ClipLoss(), np.random.default_rng(1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
@@ -157,7 +158,7 @@ def _fitted(data: Path, steps: int) -> Any:
 
 
 def _captioned(data: Path) -> tuple[Any, list[list[str]]]:
-    """(n, 3, 96, 96) images and the captions of each."""
+    """(n, 3, side, side) images and the captions of each."""
     import torch
 
     side = CONFIG["vision_cfg"]["image_size"]
