@@ -21,6 +21,7 @@ from stages.scenes.options import raster_options
 from stages.scenes.tree import common_folder, relative
 from stages.sources import ORIGINS, Source, SourceFile
 from stages.storage import Store
+from stages.tar import BLOCK
 
 ROLES: dict[str, str] = {
     **dict.fromkeys(WEB_SUFFIXES | {"tif", "tiff", "img_content", "input.image", "image"}, "image"),
@@ -94,6 +95,9 @@ class WebdatasetReader:
                     role = ROLES.get(ending.lower())
                     if role and member.isfile():
                         yield f"{folder}{slash}{stem}", role, member.offset_data, member.size
+                opened.seek(tar.offset)
+                if opened.read(BLOCK) != bytes(BLOCK):  # tarfile takes what it cannot read for the end
+                    raise tarfile.ReadError(f"no end of archive at byte {tar.offset}")
         except (tarfile.TarError, OSError) as error:
             if self.source.on_bad_file == "fail":
                 raise UnitError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,9 +34,10 @@ def recipe(folder: Path, sources: Sequence[Mapping[str, Any]], **options: Any) -
 
 
 def ingest(folder: Path, *sources: Mapping[str, Any], **options: Any) -> tuple[pa.Table, Manifest]:
-    """The table that ingesting the sources gives, and its manifest; the run's root is `folder/run`."""
+    """The table that ingesting the sources gives, and its manifest; the run's root is `folder/run`, made anew."""
     made = recipe(folder, sources, **options)
     root = folder / "run"
+    shutil.rmtree(root, ignore_errors=True)
     written = run_stage(made.stages[0], root, sources=[source.name for source in made.sources])
     return read_output(root, written), written
 

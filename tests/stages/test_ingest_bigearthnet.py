@@ -78,7 +78,7 @@ def test_a_patch_of_version_1(tmp_path: Path) -> None:
     assert row["acquired_at"].isoformat() == "2017-06-13T10:10:31+00:00"
     assert (row["crs"], row["bounds"]["top"], row["gsd_m"]) == (UTM33, 5_301_200, 10.0)
     assert row["pixel_x_m"] == row["pixel_y_m"] == 10.0
-    assert (row["utm_zone"], row["country"], row["season"]) == ("33U", "Germany", "summer")
+    assert (row["utm_zone"], row["country"], row["season"]) == ("33T", "Germany", "summer")
     assert (row["bands"], row["stretch"]) == (["B04", "B03", "B02"], "range 0 to 2000")
     expected = np.stack([np.clip(value / 2000 * 255, 0, 255).astype(np.uint8) for value in bands().values()], axis=-1)
     assert np.array_equal(view(tmp_path, row), expected)
@@ -149,7 +149,7 @@ def test_version_2_and_its_parquet(tmp_path: Path) -> None:
     row = by_url(table)[V2]
     assert (row["labels"], row["official_split"]) == (["Arable land", "Urban fabric"], "train")
     assert row["acquired_at"].isoformat() == "2017-06-13T10:10:31+00:00"
-    assert (row["stretch"], row["utm_zone"], row["pixel_x_m"]) == ("range 0 to 2000", "33U", 10.0)
+    assert (row["stretch"], row["utm_zone"], row["pixel_x_m"]) == ("range 0 to 2000", "33T", 10.0)
 
 
 def test_jpegs_with_their_csv(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_jpegs_with_their_csv(tmp_path: Path) -> None:
     assert [row["reason"] for row in rows.values()] == [None, "bad_metadata", "bad_metadata"]
     row = rows["images/ben_7.jpg"]
     assert (row["labels"], row["month"], row["season"]) == (["Permanent crops", "Pastures"], 12, "winter")
-    assert (row["utm_zone"], row["pixel_x_m"]) == ("33U", 10.0)
+    assert (row["utm_zone"], row["pixel_x_m"]) == ("33T", 10.0)
     assert row["image"]["tar"].endswith("images/ben_7.jpg"), "a web image stays where it is"
 
 

@@ -116,7 +116,6 @@ def test_official_test_images_are_dropped_unless_kept(tmp_path: Path) -> None:
     source = fmow(tmp_path / "fmow")
     rows = by_url(ingest(tmp_path, source)[0])
     assert [row["reason"] for row in rows.values()] == ["official_test", None, None]
-    shutil.rmtree(tmp_path / "run")
     kept = by_url(ingest(tmp_path, {**source, "options": {"keep": ["official_test"]}})[0])
     assert [row["official_split"] for row in kept.values()] == ["test", "train", "val"]
 

@@ -60,7 +60,7 @@ def test_samples_of_webdataset_keep_captions_and_passports(tmp_path: Path) -> No
 )
 def test_rs5ms_keys(tmp_path: Path, keys: tuple[str, str, str]) -> None:
     image, name, caption = keys
-    members = {}
+    members: dict[str, bytes] = {}
     for number in range(2):
         members |= {
             f"{number}.{image}": jpeg(number),
