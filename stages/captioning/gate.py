@@ -66,6 +66,11 @@ _COORDINATES = re.compile(
 _NAMED = re.compile(
     r"\b(?:in|near|at|over|outside|around|from|of|called|named)\s+(?:the\s+)?((?:[A-Z][\w'’-]+)(?:\s+[A-Z][\w'’-]+)*)"
 )
+_TOWN = re.compile(
+    r"\b(?:city|county|district|municipality|province|state|town|village) of (?!(?:an?|the|its|this|that|many|some|"
+    r"several|different|large|small|tall|old|white|red|green|gr[ae]y|brown|houses|homes|buildings|trees|huts|cottages)\b)"
+    r"((?:[^\W\d]|[-'])+)"
+)
 _NO_NAMES = frozenset({"RGB", "SAR", "UAV", "DEM", "NIR", "I", "T", "U", "L", "X", "Y"})
 METRES = {"c": 0.01, "k": 1000.0, "f": 0.3048, "m": 1.0}
 
@@ -122,7 +127,7 @@ class Gate:
             row: the record: columns of `schema.INGEST`, those that are there.
             prompt: what the model was asked with.
         """
-        lower = " ".join(text.lower().replace("’", "'").split())
+        lower = " ".join(text.lower().replace("’", "'").replace(" - ", "-").split())
         words = _WORD.findall(lower)
         if sum(any(letter.isalpha() for letter in word) for word in words) < 2:
             return "empty"
@@ -159,6 +164,8 @@ class Gate:
         if _COORDINATES.search(text):
             return True
         known = _record(row, "place", "country")
+        if any(name not in _WORD.findall(known) for name in _TOWN.findall(text)):
+            return True
         here = self._countries.get(str(row.get("country") or "").lower())
         return any(
             not self._is_here(name, known, here) for name in self._geography.findall(self._exceptions.sub("", text))

@@ -54,6 +54,8 @@ def gate() -> Gate:
         "an overhead photo taken by a drone of a parking lot",
         "dense forest, a lake and bare land",
         "a baseball diamond from above",
+        "a village of houses with red roofs, photographed from the sky",
+        "an image taken from outer space of a river delta",
     ],
 )
 def test_descriptions_of_what_is_seen_pass(gate: Gate, text: str) -> None:
@@ -91,6 +93,9 @@ def test_what_the_record_confirms_passes(gate: Gate, text: str) -> None:
         ("an aerial view of Lake Okanagan at noon", "unsupported_place"),
         ("the site lies at 12° 30' north", "unsupported_place"),
         ("a farm in texas", "unsupported_place"),
+        ("satellite image of the town of anganji", "unsupported_place"),
+        ("a close - up of brown tiles", "contradicts_viewpoint"),
+        ("dark brown marble floor", "contradicts_viewpoint"),
         ("google earth image of an airport", "unsupported_source"),
         ("an airport, google maps", "unsupported_source"),
         ("photo by nasa of a coast", "unsupported_source"),
