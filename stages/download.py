@@ -61,7 +61,7 @@ class DownloadConfig:
     max_redirects: int = semantic(5, help="redirects followed")
     per_host: int = operational(8, help="requests at once to one host")
     per_host_rate: float | None = operational(None, help="requests a second to one host; null sets no limit")
-    concurrency: int = operational(128, help="requests at once of one bucket of hosts")
+    concurrency: int = operational(256, help="requests at once of one bucket of hosts")
     allow_private: tuple[str, ...] = operational((), help="networks that may be connected to though not public")
     nameservers: tuple[str, ...] = operational((), help="DNS servers, as address or address:port; none: the system's")
     user_agent: str | None = operational(None, help="User-Agent header, whole")
@@ -146,7 +146,6 @@ class FetchPhase(Phase):
     """
 
     name = "fetch"
-    cpus = 0.5
 
     def __init__(self, config: DownloadConfig) -> None:
         self.config = config

@@ -24,7 +24,7 @@ from stages.urls import canonical_url, host
 
 ROWS_PER_BUCKET = 2_000
 FEWEST, MOST = 4, 1024
-CHUNK_ROWS = 500
+CHUNK_ROWS = 1_000
 GROUP_ROWS = 1_000_000
 BUCKETS_PER_UNIT = 16
 PLAIN = r"^https?://[a-z0-9.\-]+([/?][^#]*)?$"

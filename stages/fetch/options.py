@@ -23,7 +23,7 @@ class FetchOptions:
     max_redirects: int = 5
     per_host: int = 8
     per_host_rate: float | None = None
-    concurrency: int = 128
+    concurrency: int = 256
     """Requests at once, to all hosts together."""
     allowed: tuple[Network, ...] = ()
     respect_robots: bool = True
