@@ -99,7 +99,9 @@ def with_article(name: str) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """`a, b and c`; `a; b, c; d` where a name has a comma of its own."""
+    if len(names) > 1 and any("," in name for name in names):
+        return "; ".join(names)
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

@@ -127,7 +127,7 @@ class Gate:
             row: the record: columns of `schema.INGEST`, those that are there.
             prompt: what the model was asked with.
         """
-        lower = " ".join(text.lower().replace("’", "'").replace(" - ", "-").split())
+        lower = " ".join(text.lower().replace("’", "'").replace("close - up", "close-up").split())
         words = _WORD.findall(lower)
         if sum(any(letter.isalpha() for letter in word) for word in words) < 2:
             return "empty"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from stages.captioning import tokens
 from stages.captioning.compose import Candidate, Choice, compose, select
 from stages.captioning.facts import position, slots, with_article
 from stages.captioning.meta import Part, Template, draw, family_of, load_templates
 from stages.errors import UserError
+from tests.stages.ingesting import by_url, ingest
 
 WHERE = "stages.captions.templates"
 SCENE: dict[str, Any] = {
@@ -57,6 +60,10 @@ def test_what_is_not_known_has_no_slot() -> None:
     many = slots({"labels": ["Pastures", "Mixed forest", "Water bodies"]})
     assert many["labels"] == "pastures, mixed forest and water bodies"
     assert "a_label" not in many
+    assert (
+        slots({"labels": ["Pastures", "Transitional woodland, shrub"]})["labels"]
+        == "pastures; transitional woodland, shrub"
+    )
 
 
 @pytest.mark.parametrize(
@@ -187,6 +194,31 @@ def test_a_random_pick_is_drawn_by_seed_and_key() -> None:
         used.append(picked.used.text)
     assert 15 < used.count("a") < 45
     assert draw(1, "pick", "key", 2) == draw(1, "pick", "key", 2)
+
+
+def test_the_real_record_and_patches(real_data: Path, tmp_path: Path) -> None:
+    """By hand: the fountain's box ends at 538 of 977 and 359 of 663 px, so it lies in the middle ninth; at 8.55° E
+    10:32 UTC are 11:06 of mean solar time; 338 m and 339 m are 340 m in two digits.
+    """
+    folder = tmp_path / "train/fountain/fountain_514"
+    folder.mkdir(parents=True)
+    shutil.copy(real_data / "rs/fmow/fountain_514_1_rgb.json", folder)
+    Image.new("RGB", (977, 663)).save(folder / "fountain_514_1_rgb.png")
+    (tmp_path / "fmow").mkdir()
+    [row] = ingest(tmp_path / "fmow", {"name": "fmow", "path": str(tmp_path / "train")})[0].to_pylist()
+    found = slots(row)
+    assert (found["a_label"], found["position"]) == ("a fountain", "centre")
+    assert (found["place"], found["country"], found["platform"]) == ("Kloten", "Switzerland", "GeoEye-1")
+    assert (found["date"], found["utc"], found["local"]) == ("2 April 2012", "10:32 UTC", "11:00")
+    assert (found["gsd"], found["spacing"]) == ("0.47", "0.35 m by 0.51 m")
+    assert found["extent"] == "340 m by 340 m"
+    (tmp_path / "ben").mkdir()
+    source = {"name": "bigearthnet", "path": str(real_data / "rs/bigearthnet")}
+    rows = by_url(ingest(tmp_path / "ben", source)[0])
+    tejo = slots(rows["S2A_MSIL2A_20171221T112501_56_35"])
+    assert (tejo["country"], tejo["place"], tejo["season"]) == ("Portugal", "São Miguel de Rio Torto", "winter")
+    assert tejo["labels"].startswith("complex cultivation patterns; land principally occupied by agriculture, with")
+    assert (tejo["gsd"], tejo["extent"]) == ("10", "1.2 km by 1.2 km")
 
 
 def test_tokens_are_those_of_clip() -> None:
