@@ -46,10 +46,11 @@ REASONS = {
     "low_detector_score": "low remote-sensing detector score",
     "low_similarity": "caption does not fit the image",
     "unscorable": "could not be scored",
-    "bad_metadata": "metadata could not be read",
+    "bad_metadata": "metadata is missing or cannot be true",
     "official_test": "belongs to an official test split",
     "snow": "covered by snow",
     "cloud": "covered by cloud",
+    "nodata": "too much of the tile has no data",
     "no_caption_left": "no caption passed",
 }
 """What each reason says of a row."""

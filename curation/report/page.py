@@ -59,6 +59,7 @@ def html(
         histograms=histograms(facts),
         joint=joint(facts),
         samples=samples,
+        split=split(facts),
         groups=groups,
         captioned=captioned,
         dropped={(entry["stage"], entry["reason"]): entry["rows"] for entry in facts["drop_reasons"]},
@@ -182,6 +183,8 @@ def markdown(facts: Mapping[str, Any], pictures: Sequence[str]) -> str:
         for s in facts["stages"]
     ]
     blocks += ["## Stages", _table(["stage", "rows in", "rows kept", "time", "rows/s"], stages)]
+    if (apart := split(facts)) is not None:
+        blocks.append(apart)
     reasons = [[r["stage"], r["reason"], r["rows"], labels.REASONS.get(r["reason"], "")] for r in facts["drop_reasons"]]
     blocks += ["## Rows dropped", _table(["stage", "reason", "rows", "the row"], reasons)]
     if facts["added"]:
@@ -203,6 +206,17 @@ def markdown(facts: Mapping[str, Any], pictures: Sequence[str]) -> str:
         blocks += [f"## {title}", _table([name, "rows"], entries)]
     blocks += ["## Charts", *(f"![{name.removesuffix('.png')}]({name})" for name in pictures)]
     return "\n\n".join(blocks) + "\n"
+
+
+def split(facts: Mapping[str, Any]) -> str | None:
+    """How far validation samples lie from training ones; None where places are not known."""
+    apart = facts["shards"].get("split_distance_km")
+    if not apart:
+        return None
+    return (
+        f"From a validation sample to the nearest training sample: {apart['min']:,.1f} km at least, {apart['median']:,.1f} km in "
+        f"the middle, within 1 km for {apart['near']:.1%} of the {apart['measured']:,} samples measured."
+    )
 
 
 def _captions(found: Mapping[str, Any] | None) -> list[str]:
