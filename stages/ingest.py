@@ -102,9 +102,7 @@ class ListPhase(Phase):
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
         """Write the listing, and how many entries each of its row groups has."""
         source = self.sources[unit.spec["source"]]
-        made = reader(source)
-        is_tar = isinstance(made, WebdatasetReader)
-        entries = made.of_tar(source.files["data"][unit.spec["tar"]]) if is_tar else made.entries()  # type: ignore[attr-defined]
+        entries = _entries(source, unit.spec["tar"])
         groups: list[dict[str, Any]] = []
 
         def tables() -> Iterator[pa.Table]:
@@ -118,6 +116,14 @@ class ListPhase(Phase):
 
         ws.write_table("listing", tables(), kind="side")
         return Result(meta={"source": source.name, "groups": groups})
+
+
+def _entries(source: Source, tar: int | None) -> Iterator[Entry]:
+    """The entries of a source, or of one of its tars."""
+    made = reader(source)
+    if isinstance(made, WebdatasetReader) and tar is not None:
+        return made.of_tar(source.files["data"][tar])
+    return made.entries()
 
 
 def _groups(entries: Iterable[Entry]) -> Iterator[list[Entry]]:

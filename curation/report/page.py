@@ -214,8 +214,9 @@ def split(facts: Mapping[str, Any]) -> str | None:
     if not apart:
         return None
     return (
-        f"From a validation sample to the nearest training sample: {apart['min']:,.1f} km at least, {apart['median']:,.1f} km in "
-        f"the middle, within 1 km for {apart['near']:.1%} of the {apart['measured']:,} samples measured."
+        f"From a validation sample to the nearest training sample: {apart['min']:,.1f} km at least, "
+        f"{apart['median']:,.1f} km in the middle, within 1 km for {apart['near']:.1%} of the {apart['measured']:,} "
+        "samples measured."
     )
 
 
