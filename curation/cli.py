@@ -14,6 +14,7 @@ VERBS = {
     "report": "write the statistics report from the manifests alone",
     "explain": "one sample's passport: why it was kept or dropped",
     "verify": "re-read what the manifests promise",
+    "probe": "what the keywords miss: a sample of rejected rows, fetched and scored",
     "audit": "a sheet of samples to label, and the precision and recall that follow",
 }
 

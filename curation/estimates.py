@@ -54,6 +54,20 @@ def precision_and_recall(strata: Mapping[str, Stratum], seed: int) -> tuple[Esti
     )
 
 
+def share(positive: int, labelled: int) -> Estimate | None:
+    """The share of positives, with the interval of its posterior under Jeffreys' prior; None without any label.
+
+    None or all positive: the interval's end is 0 or 1 itself (Brown, Cai and DasGupta, Statistical Science 2001).
+    """
+    from scipy.stats import beta
+
+    if not labelled:
+        return None
+    low, high = beta.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2], positive + 0.5, labelled - positive + 0.5)
+    ends = 0.0 if positive == 0 else float(low), 1.0 if positive == labelled else float(high)
+    return Estimate(value=positive / labelled, low=ends[0], high=ends[1])
+
+
 Shares = NDArray[np.float64]
 
 

@@ -14,7 +14,7 @@ import ray
 
 from curation import commit, redact
 from curation.progress import Board, BoardClient, Display
-from curation.worker import Outcome, do_lane, do_unit, failure
+from curation.worker import DEATHS, Outcome, attempted, do_lane, do_unit, failure
 from curation.workspace import StageRun, UnitWorkspace
 from stages.base import Phase, Record, Unit
 from stages.errors import UnitError
@@ -199,7 +199,8 @@ def _prepare_task(batch: Any, run: StageRun, phase: Phase, board: Board, secrets
     for text in batch.column("units").to_pylist():
         [unit] = _units(text)
         try:
-            prepared = phase.prepare(unit, UnitWorkspace(run, phase.name, unit))
+            with attempted(run, phase, unit) as deaths:
+                prepared = phase.prepare(unit, UnitWorkspace(run, phase.name, unit, careful=deaths >= DEATHS))
             payloads.append(_to_stream(prepared))
             outcomes.append(None)
         except Exception as error:

@@ -25,6 +25,7 @@ from stages.storage import Store, protocol
 
 STAGES = {
     "keywords": "stages.keywords:KeywordsStage",
+    "missed": "stages.missed:MissedStage",
     "ingest": "stages.ingest:IngestStage",
     "download": "stages.download:DownloadStage",
     "dedup": "stages.dedup:DedupStage",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import random
@@ -26,6 +27,8 @@ TRIES = 4
 """Attempts at a unit whose failure was transient."""
 DEATHS = 2
 """Workers that may die on a unit before it runs in careful mode."""
+LAST_DEATH = 8
+"""Workers that may die on a unit at all: care is no help against what kills a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +70,35 @@ def do_unit(
     prepared: pa.Table | None = None,
 ) -> Outcome:
     """Do and commit one unit; transient failures are tried again with growing pauses."""
-    careful = phase.risky and _deaths(run, phase, unit) >= DEATHS
+    with attempted(run, phase, unit) as deaths:
+        if deaths >= LAST_DEATH:
+            _forget_deaths(run, phase, unit)
+            return failure(unit, UnitError(f"its worker died {LAST_DEATH} times; --debug shows what Ray says of that"))
+        return _tried(run, phase, unit, state, progress, prepared, careful=deaths >= DEATHS)
+
+
+@contextlib.contextmanager
+def attempted(run: StageRun, phase: Phase, unit: Unit) -> Iterator[int]:
+    """Around risky work: a mark that only a death leaves behind. Yields how many deaths have left theirs."""
+    deaths = _deaths(run, phase, unit) if phase.risky else 0
     marker = _mark_attempt(run, phase, unit) if phase.risky else None
+    try:
+        yield deaths
+    finally:
+        if marker:
+            run.store.remove(marker)
+
+
+def _tried(
+    run: StageRun,
+    phase: Phase,
+    unit: Unit,
+    state: Any,
+    progress: Progress | None,
+    prepared: pa.Table | None,
+    *,
+    careful: bool,
+) -> Outcome:
     for attempt in range(1, TRIES + 1):
         reported = _Reported(progress)
         ws = UnitWorkspace(run, phase.name, unit, progress=reported.add, careful=careful)
@@ -82,9 +112,7 @@ def do_unit(
                 log.warning("%s unit %s: %s; again in %.0f s", run.stage, unit.id, redact(str(error)), pause)
                 time.sleep(pause)
                 continue
-            _unmark(run, marker)
             return failure(unit, error)
-        _unmark(run, marker)
         return Outcome(unit=unit.id, record=record)
     raise AssertionError("the last attempt returns")
 
@@ -147,6 +175,9 @@ def _mark_attempt(run: StageRun, phase: Phase, unit: Unit) -> str:
     return marker
 
 
-def _unmark(run: StageRun, marker: str | None) -> None:
-    if marker:
-        run.store.remove(marker)
+def _forget_deaths(run: StageRun, phase: Phase, unit: Unit) -> None:
+    """So that the next run tries again."""
+    prefix = _marker_prefix(run, phase, unit)
+    for name in run.store.list(prefix.rpartition("/")[0]):
+        if name.startswith(prefix):
+            run.store.remove(name)

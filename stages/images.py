@@ -204,14 +204,17 @@ def _turned(image: Image, size: tuple[int, int]) -> tuple[int, int]:
     return (size[1], size[0]) if _orientation(image) >= 5 else size
 
 
-def open_rgb(data: bytes) -> Image:
-    """The first frame, upright, as RGB under the RGB rule.
+def open_rgb(data: bytes, least: Least | None = None) -> Image:
+    """The first frame, upright, as RGB under the RGB rule; with `least`, a JPEG at a smaller scale, as in `decode`.
 
     Raises:
         ValueError: the bytes are no image of the whitelist, or cannot be decoded.
     """
     try:
-        return to_rgb(_open(data))
+        image = _open(data)
+        if least and image.format in ("JPEG", "MPO"):
+            image.draft(None, _turned(image, least(_turned(image, image.size))))
+        return to_rgb(image)
     except Exception as error:  # decoders of hostile bytes raise anything
         raise ValueError(f"cannot be decoded: {error}") from error
 

@@ -67,9 +67,13 @@ class Judge:
         """Kept rows so far, by term."""
         return {self.pack.terms[term].text: rows for term, rows in sorted(self._yields.items())}
 
+    def view(self, batch: Batch) -> View:
+        """The batch with its hits found, to ask for verdicts and tables."""
+        return View(self, batch)
+
     def judge(self, batch: Batch) -> tuple[pa.Table, dict[str, int]]:
         """The kept rows as the stage's table, and the number of rows dropped for each reason."""
-        view = _View(self, batch)
+        view = self.view(batch)
         verdict = view.verdict()
         table = view.table(np.flatnonzero(verdict == 0))
         counts = [int(np.count_nonzero(verdict == code)) for code in range(1, len(REASONS) + 1)]
@@ -85,7 +89,7 @@ class Judge:
                 self._yields[term] += rows
 
 
-class _View:
+class View:
     """One batch under judgement."""
 
     def __init__(self, judge: Judge, batch: Batch) -> None:
@@ -213,7 +217,7 @@ class _View:
     # The table of kept rows
 
     def table(self, kept: np.ndarray) -> pa.Table:
-        """The kept rows, in file order."""
+        """The given rows, in file order."""
         if len(kept) == 0:
             return _OUTPUT.empty_table()
         name, count = self.source.name, len(kept)
@@ -266,7 +270,8 @@ class _View:
             [{"text": text, "source": name, "origin": origin} for text, origin in entries[int(row)].items()]
             for row in kept
         ]
-        return pa.array([first[int(row)] for row in kept]), pa.array(lists, pa.list_(schema.CAPTION))
+        texts = [first.get(int(row)) or next(iter(entries[int(row)])) for row in kept]  # without a hit: the first
+        return pa.array(texts, pa.string()), pa.array(lists, pa.list_(schema.CAPTION))
 
     def _rows(self, kept: np.ndarray) -> pa.Array:
         numbers, groups = self.batch.row_numbers[kept], self.batch.row_groups

@@ -6,7 +6,7 @@ by the stored scores (stages/selection.py), `map` writes the rows. Another thres
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -104,7 +104,20 @@ class OutliersStage(Stage):
             for phase in ("score-vlm", "score-detector")
             if phase in records
         }
-        return {**{key: value for record in records["select"] for key, value in record.meta.items()}, "scored": scored}
+        decided = {key: value for record in records["select"] for key, value in record.meta.items()}
+        return {**decided, "scored": scored, "warnings": list(self._shrunk(records))}
+
+    def _shrunk(self, records: Mapping[str, Sequence[Record]]) -> Iterator[str]:
+        """A sentence for each model whose batches did not fit into memory."""
+        for scorer in self.scorers():
+            wanted_size = scorer.config.batch_size
+            sizes = [record.meta.get("batch_size") for record in records.get(f"score-{scorer.name}", ())]
+            smallest = min(filter(None, sizes), default=wanted_size)
+            if smallest < wanted_size:
+                yield (
+                    f"{scorer.ref.where}: batches of {wanted_size} images did not fit into memory, so some units were "
+                    f"scored in batches of {smallest}; set batch_size: {smallest}"
+                )
 
     def preview(self, ws: Workspace) -> tuple[int, int] | None:
         """Rows whose scores are all stored, and the others."""

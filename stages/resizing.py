@@ -32,7 +32,9 @@ TIMM: dict[str, Any] = {
 """What timm takes for what a folder's `pretrained_cfg` does not say."""
 
 Size = tuple[int, int]
-"""(height, width)."""
+"""(height, width), if nothing else is said."""
+MARGIN = 2
+"""Pixels that resizing must find for each that it makes, where a JPEG is decoded at a smaller scale."""
 
 
 def open_clip_folder(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +68,22 @@ def plain_resize(library: str, options: Mapping[str, Any]) -> Callable[[Any], An
     if not is_plain or resample is None or (scale[0] != scale[1] and not squash):
         return None
     return partial(_resize_and_crop, scale=scale, crop=crop, squash=squash, resample=resample)
+
+
+def least_size(library: str, options: Mapping[str, Any]) -> Callable[[Size], Size] | None:
+    """From an image's (width, height) to the least of `MARGIN` times what is resized to; None if that is unknown."""
+    plain = plain_resize(library, options)
+    if not isinstance(plain, partial):
+        return None
+    scale, squash = plain.keywords["scale"], plain.keywords["squash"]
+
+    def least(size: Size) -> Size:
+        if squash:
+            return MARGIN * scale[1], MARGIN * scale[0]
+        width, height = _by_shorter_side(size, MARGIN * scale[0])
+        return width, height
+
+    return least
 
 
 def input_size(library: str, options: Mapping[str, Any]) -> Size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from numpy.typing import NDArray
 
 from stages import vision
 from stages.base import operational, semantic
-from stages.errors import UserError
+from stages.errors import UnitError, UserError
 from stages.features import COLUMN, vector_array
 from stages.models import ModelRef
 from stages.texts import text_encoder
 from stages.vision import Pixels, Preprocess
+
+log = logging.getLogger(__name__)
 
 Scores = dict[str, NDArray[np.float32]]
 Run = Callable[[Sequence[Pixels], Sequence[str]], Scores]
@@ -36,6 +39,7 @@ class VlmConfig:
     pretrained: str | None = semantic(None, help="tag (or file) of weights, for an open_clip name")
     prompts: str = semantic("rs5m", help="prompts shipped under this name, or a YAML file with a list `prompts`")
     precision: Literal["auto", "fp32", "fp16", "bf16"] = semantic("auto", help="auto: fp16 on a GPU, else fp32")
+    reduced: bool = semantic(False, help="decode large JPEGs at 1/2, 1/4 or 1/8, twice the model's size at least")
     batch_size: int = operational(64, help="images a forward pass")
     device: Literal["auto", "cuda", "cpu"] = operational("auto", help="auto: a GPU where the cluster has one")
     threads: int = operational(4, help="CPU threads of each model, where it has so many cores")
@@ -48,6 +52,7 @@ class DetectorConfig:
     model: str = semantic(help="a folder with config.json and weights as timm saves them, or a hub id")
     positive_label: str | None = semantic(None, help="name of the class that means remote sensing; else found by name")
     precision: Literal["auto", "fp32", "fp16", "bf16"] = semantic("auto", help="auto: fp16 on a GPU, else fp32")
+    reduced: bool = semantic(False, help="decode large JPEGs at 1/2, 1/4 or 1/8, twice the model's size at least")
     batch_size: int = operational(128, help="images a forward pass")
     device: Literal["auto", "cuda", "cpu"] = operational("auto", help="auto: a GPU where the cluster has one")
     threads: int = operational(4, help="CPU threads of each model, where it has so many cores")
@@ -80,7 +85,7 @@ class Scorer(ABC):
 
     def digest(self, sha256: Callable[[str], str]) -> str:
         """Identity of what is computed: weights and options, not paths, batch shapes or devices."""
-        return self._digest(sha256, self.semantics())
+        return self._digest(sha256, [*self.semantics(), *(["reduced"] if self.config.reduced else [])])
 
     def features_digest(self, sha256: Callable[[str], str]) -> str:
         """Identity of the image features, which no prompt changes."""
@@ -280,3 +285,43 @@ def score_batches(
     if parts and COLUMN in parts[0]:
         found[COLUMN] = vector_array(np.concatenate([part[COLUMN] for part in parts]))
     return found
+
+
+class Batches:
+    """A loaded model, and the batch size that it has memory for."""
+
+    def __init__(self, run: Run, size: int, where: str) -> None:
+        self.run = run
+        self.size = size
+        self.where = where
+
+    def score(self, images: Sequence[Pixels], captions: Sequence[str], columns: Sequence[str]) -> dict[str, pa.Array]:
+        """`score_batches`; when memory runs out, all over in batches of half the size, which stay.
+
+        Raises:
+            UnitError: not even one image fits.
+        """
+        while True:
+            try:
+                return score_batches(self.run, self.size, images, captions, columns)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if self.size == 1:
+                    raise UnitError(f"{self.where}: the model has no memory left for a single image") from error
+            self.size //= 2
+            log.warning("%s: out of memory, so batches have %d images from now on", self.where, self.size)
+            _free_memory()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
+
+
+def _free_memory() -> None:
+    """What the failed batch left in the GPU's cache would be in the way of the next."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

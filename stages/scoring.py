@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
+from multiprocessing import get_context
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,10 +19,9 @@ import pyarrow.compute as pc
 from stages.base import KEPT, OutputFile, Phase, Result, Unit, Workspace
 from stages.errors import UnitError
 from stages.features import COLUMN, vector_array, write_features
-from stages.images import open_rgb
 from stages.schema import IMAGE
-from stages.scorers import Scorer, score_batches
-from stages.vision import Pixels, Preprocess
+from stages.scorers import Batches, Scorer
+from stages.vision import Preprocess
 
 UNIT_IMAGES = (256, 1024)
 """Images a unit, at least and at most: a kill costs one unit, and each leaves one file of scores."""
@@ -143,6 +145,7 @@ class Score(Phase):
     """Scores one unit's images and stores what the model says."""
 
     uses_model = True
+    risky = True
     plan: ClassVar[str]
 
     def __init__(self, scorer: Scorer) -> None:
@@ -155,16 +158,17 @@ class Score(Phase):
         sizes = ws.phase_records(self.plan)[0].meta["units"]
         return [Unit(id=f"{n:06d}", spec={"row_group": n}, rows=size) for n, size in enumerate(sizes)]
 
-    def setup(self, ws: Workspace) -> Callable[..., Any]:
+    def setup(self, ws: Workspace) -> Batches:
         """The model, loaded once an actor."""
-        return self.scorer.load(self._preprocess(ws))
+        run = self.scorer.load(self._preprocess(ws))
+        return Batches(run, self.scorer.config.batch_size, self.scorer.ref.where)
 
     def prepare(self, unit: Unit, ws: Workspace) -> pa.Table:
         """Decoded and resized on the CPU: WANTED with `pixels` (null where the bytes cannot be decoded) for `image`."""
         file = ws.phase_files(self.plan, "side")[0]
         table = ws.read_table(file.path, row_groups=[unit.spec["row_group"]])
-        transform = self._preprocess(ws).transform()
-        pixels = [_decoded(data, transform) for data in image_bytes(ws, table["image"].to_pylist())]
+        bodies = image_bytes(ws, table["image"].to_pylist())
+        pixels = list((_carefully if ws.careful else decoded)(self._preprocess(ws), bodies))
         return table.drop_columns("image").append_column("pixels", pa.array(pixels, pa.large_binary()))
 
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
@@ -175,7 +179,7 @@ class Score(Phase):
         shape = (*self._preprocess(ws).size, 3)
         images = [np.frombuffer(data.as_buffer(), np.uint8).reshape(shape) for data in decodable["pixels"]]
         captions = [text or "" for text in _texts(decodable)]
-        scores = score_batches(state, self.scorer.config.batch_size, images, captions, self.scorer.columns)
+        scores = state.score(images, captions, self.scorer.columns)
         self._check(scores)
         features = scores.pop(COLUMN, None)
         found = pa.table({"id": decodable["id"], **scores})
@@ -184,7 +188,8 @@ class Score(Phase):
         ws.write_table(f"scores/{self.scorer.name}", stored, kind="scores")
         if self.scorer.with_features:
             self._store_features(ws, decodable, features, meta["features_digest"])
-        return Result(meta={"digest": meta["digest"], "images": prepared.num_rows})
+        told = {"images": prepared.num_rows, "batch_size": state.size}
+        return Result(meta={"digest": meta["digest"], **told})
 
     def _store_features(self, ws: Workspace, rows: pa.Table, features: pa.Array | None, model: str) -> None:
         """Of every image once; a file also where no image of the unit could be decoded, so that it counts as done."""
@@ -194,7 +199,7 @@ class Score(Phase):
         write_features(ws, f"features/{self.scorer.name}", table.take(pa.array(first)), model)
 
     def _preprocess(self, ws: Workspace) -> Preprocess:
-        return Preprocess(**ws.phase_records(self.plan)[0].meta["preprocess"])
+        return Preprocess(**ws.phase_records(self.plan)[0].meta["preprocess"], reduced=self.scorer.config.reduced)
 
     def _check(self, scores: Mapping[str, pa.Array]) -> None:
         first = scores[self.scorer.columns[0]]
@@ -237,11 +242,37 @@ def image_bytes(ws: Workspace, images: Sequence[Mapping[str, Any]]) -> Iterator[
         yield from ws.read_ranges(tar, [(image["offset"], image["size"]) for image in group])
 
 
-def _decoded(data: bytes, transform: Callable[[Any], Pixels]) -> bytes | None:
+def decoded(preprocess: Preprocess, bodies: Iterable[bytes]) -> Iterator[bytes | None]:
+    """Pixels at the model's size; None for what cannot be decoded."""
+    read = preprocess.read()
+    for data in bodies:
+        try:
+            yield read(data).tobytes()
+        except ValueError:
+            yield None
+
+
+def _carefully(preprocess: Preprocess, bodies: Iterable[bytes]) -> Iterator[bytes | None]:
+    """The same in a child process, body by body: one that kills it has no pixels."""
+    pool = _child()
     try:
-        return transform(open_rgb(data)).tobytes()
-    except ValueError:
-        return None
+        for data in bodies:
+            try:
+                yield pool.submit(decoded_one, preprocess, data).result()
+            except BrokenProcessPool:
+                pool = _child()
+                yield None
+    finally:
+        pool.shutdown()
+
+
+def decoded_one(preprocess: Preprocess, data: bytes) -> bytes | None:
+    """`decoded`, for one body."""
+    return next(decoded(preprocess, [data]))
+
+
+def _child() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
 
 def kept_rows(table: pa.Table) -> pa.Table:

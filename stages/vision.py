@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stages import resizing
 from stages.errors import UnitError
+from stages.images import open_rgb
 from stages.models import ModelRef
 
 Pixels = NDArray[np.uint8]
@@ -27,6 +28,14 @@ class Preprocess:
 
     library: str
     options: Mapping[str, Any]
+    reduced: bool = False
+    """JPEGs are decoded at a smaller scale where that is enough."""
+
+    def read(self) -> Callable[[bytes], Pixels]:
+        """From the bytes of an image to the model's input size; raises ValueError for what cannot be decoded."""
+        transform = self.transform()
+        least = resizing.least_size(self.library, self.options) if self.reduced else None
+        return lambda data: transform(open_rgb(data, least))
 
     def transform(self) -> Callable[[Any], Pixels]:
         """From a PIL RGB image to the model's input size; the library's own resizing, before normalisation."""

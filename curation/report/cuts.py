@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,12 @@ MODALITIES = {
     "historical": r"(?i)\b(historical|vintage|archival|19[0-8][0-9])\b",
 }
 """Words of a caption that tell of pictures which outlier detectors may not know."""
+LOOKS = {
+    "brightness": {"dark": (0, 64), "medium": (64, 192), "bright": (192, 256)},
+    "texture": {"flat": (0, 4), "moderate": (4, 16), "busy": (16, 256)},
+}
+"""Groups by an image's mean grey level, and by the mean difference of neighbours in its 32 × 32 grey levels."""
+SIDE = 32
 FEWEST = 20
 """Rows that a group needs before its rate is held against the overall one."""
 
@@ -39,7 +45,7 @@ def collect(root: Finished) -> dict[str, Any] | None:
     if table is None or table.num_rows == 0:
         return None
     kept = pc.equal(table["status"], KEPT).to_numpy()
-    rates = list(_rates(table, kept))
+    rates = list(_rates(table, _looks(root, table["key"]), kept))
     scores = [table[name].combine_chunks().to_numpy(zero_copy_only=False).astype(np.float64) for name in AXES]
     both = ~np.isnan(scores[0]) & ~np.isnan(scores[1])
     pair = (scores[0][both], scores[1][both]) if both.any() else None
@@ -53,22 +59,57 @@ def collect(root: Finished) -> dict[str, Any] | None:
 
 def _tables(root: Finished) -> Iterator[pa.Table]:
     for file in root.parts("outliers"):
-        for _, batch in finished.batches(root.store, file, ["status", "source", "caption", *AXES]):
+        for _, batch in finished.batches(root.store, file, ["key", "status", "source", "caption", *AXES]):
             groups = {
                 name: pc.match_substring_regex(batch.column("caption"), words) for name, words in MODALITIES.items()
             }
-            columns = {name: batch.column(name) for name in ("status", "source", *AXES)}
+            columns = {name: batch.column(name) for name in ("key", "status", "source", *AXES)}
             yield pa.table(columns | {name: pc.fill_null(hit, False) for name, hit in groups.items()})
 
 
-def _rates(table: pa.Table, kept: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
-    """`{group, kind, rows, kept, rate}` of every source and of the modalities that captions name."""
+def _looks(root: Finished, keys: pa.ChunkedArray) -> dict[str, NDArray[np.float64]]:
+    """`brightness` and `texture` of each key's image, from the stage that decoded it; NaN where unknown."""
+    found = np.full((2, len(keys)), np.nan)
+    stage = next((name for name in ("download", "ingest") if name in root.manifests), None)
+    places = keys.combine_chunks()
+    for file in root.parts(stage) if stage else ():
+        for _, batch in finished.batches(root.store, file, ["key", "thumbnail"]):
+            at = pc.index_in(batch.column("key"), places)
+            known = np.flatnonzero(at.is_valid())
+            found[:, at.drop_null().to_numpy()] = np.stack(_levels(batch))[:, known]
+    return dict(zip(LOOKS, found, strict=True))
+
+
+def _levels(batch: pa.RecordBatch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(n,) brightness and texture of each image by its thumbnail; NaN without one."""
+    brightness, texture = np.full((2, batch.num_rows), np.nan)
+    thumbnails = batch.column("thumbnail").to_pylist() if "thumbnail" in batch.schema.names else []
+    known = [row for row, each in enumerate(thumbnails) if each is not None and len(each) == SIDE * SIDE]
+    if known:
+        joined = b"".join(thumbnails[row] for row in known)
+        grey = np.frombuffer(joined, np.uint8).reshape(-1, SIDE, SIDE).astype(np.float64)
+        brightness[known] = grey.mean(axis=(1, 2))
+        steps = [np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2)]
+        texture[known] = (steps[0] + steps[1]) / 2
+    return brightness, texture
+
+
+def _rates(
+    table: pa.Table, looks: Mapping[str, NDArray[np.float64]], kept: NDArray[np.bool_]
+) -> Iterator[dict[str, Any]]:
+    """`{group, kind, rows, kept, rate}` by source, by modalities that captions name, and by what images look like."""
     for source in sorted(pc.unique(table["source"]).to_pylist()):
         yield _rate(source, "source", kept[pc.equal(table["source"], source).to_numpy()])
     for name in MODALITIES:
         here = kept[table[name].to_numpy()]
         if len(here):
             yield _rate(name, "caption", here)
+    for kind, bands in LOOKS.items():
+        levels = looks[kind]
+        for name, (low, high) in bands.items():
+            here = kept[(low <= levels) & (levels < high)]
+            if len(here):
+                yield _rate(name, kind, here)
 
 
 def _rate(group: str, kind: str, kept: NDArray[np.bool_]) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def add_images(root: Path, rows: list[dict[str, Any]]) -> None:
                 "image": {"tar": "download/images-0.tar", "offset": tar.add(row["key"], data), "size": len(data)},
                 "sha256": hashlib.sha256(data).hexdigest(),
                 "phash": number,
+                "thumbnail": bytes([number % 256]) * 1024,
                 "bytes": len(data),
                 "width": width,
                 "height": height,

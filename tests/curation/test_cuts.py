@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from curation import finished
 from curation.report import cuts, facts, page
@@ -49,3 +50,45 @@ def test_a_group_that_loses_most_of_its_rows_is_named() -> None:
     assert warning.startswith(
         "outliers kept 25% of 40 rows of the caption group 'SAR', less than half of the overall 72%"
     )
+
+
+def test_brightness_and_texture_come_from_thumbnails() -> None:
+    checks = np.indices((32, 32)).sum(axis=0) % 2
+    pictures = [np.full((32, 32), 10), np.full((32, 32), 250), checks * 40 + 100]
+    thumbnails = [picture.astype(np.uint8).tobytes() for picture in pictures]
+    batch = pa.record_batch({"thumbnail": pa.array([*thumbnails, None], pa.binary())})
+    brightness, texture = cuts._levels(batch)
+    assert brightness[:3].tolist() == [10, 250, 120]
+    assert texture[:3].tolist() == [0, 0, 40]
+    assert np.isnan([brightness[3], texture[3]]).all()
+    assert np.isnan(cuts._levels(pa.record_batch({"key": ["a"]}))).all()
+
+
+def test_rates_by_brightness_and_texture() -> None:
+    names = {name: np.zeros(6, bool) for name in cuts.MODALITIES}
+    values = {"brightness": [10.0, 20.0, 100.0, 200.0, np.nan, 63.9], "texture": [1.0, 5.0, 5.0, 20.0, np.nan, 3.0]}
+    table = pa.table({"source": ["a"] * 6, **names})
+    levels = {name: np.array(column) for name, column in values.items()}
+    kept = np.array([False, False, True, True, True, True])
+    found = {(rate["kind"], rate["group"]): (rate["kept"], rate["rows"]) for rate in cuts._rates(table, levels, kept)}
+    assert found == {
+        ("source", "a"): (4, 6),
+        ("brightness", "dark"): (1, 3),
+        ("brightness", "medium"): (1, 1),
+        ("brightness", "bright"): (1, 1),
+        ("texture", "flat"): (1, 2),
+        ("texture", "moderate"): (1, 2),
+        ("texture", "busy"): (1, 1),
+    }
+
+
+def test_looks_are_found_by_key(tmp_path: Path) -> None:
+    root = finished.load(make_root(tmp_path, samples=30, to="outliers"))
+    table = pa.concat_tables(list(cuts._tables(root)))
+    looks = cuts._looks(root, table["key"])
+    by_key: dict[str, float] = {}
+    for file in root.parts("download"):
+        for _, batch in finished.batches(root.store, file, ["key", "thumbnail"]):
+            by_key |= dict(zip(batch["key"].to_pylist(), cuts._levels(batch)[0].tolist(), strict=True))
+    expected = np.array([by_key[key] for key in table["key"].to_pylist()])
+    np.testing.assert_array_equal(looks["brightness"], expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,37 @@ for library, name in (("open_clip", "clip"), ("timm", "detector")):
 assert not {{"torch", "timm", "open_clip"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_reduced_decoding_changes_pixels_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    detail = rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    image = Image.fromarray(detail).resize((1000, 700), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    options = resizing.OPEN_CLIP | {"size": 64}
+    sizes: list[Any] = []
+    monkeypatch.setattr(resizing, "_resize_and_crop", noted(resizing._resize_and_crop, sizes))
+    full = Preprocess(library="open_clip", options=options).read()(buffer.getvalue())
+    reduced = Preprocess(library="open_clip", options=options, reduced=True).read()(buffer.getvalue())
+    assert sizes == [(1000, 700), (250, 175)]
+    assert np.abs(full.astype(int) - reduced).mean() < 0.5
+
+
+def noted(function: Any, sizes: list[Any]) -> Any:
+    def resize(image: Any, **options: Any) -> Any:
+        sizes.append(image.size)
+        return function(image, **options)
+
+    return resize
+
+
+@pytest.mark.parametrize(
+    ("change", "least"),
+    [({}, (185, 128)), ({"resize_mode": "squash"}, (128, 128)), ({"size": 224}, (649, 448))],
+)
+def test_the_least_size_is_twice_the_models(change: dict[str, Any], least: tuple[int, int]) -> None:
+    found = resizing.least_size("open_clip", resizing.OPEN_CLIP | {"size": 64} | change)
+    assert found is not None
+    assert found((1450, 1000)) == least
+    assert resizing.least_size("open_clip", resizing.OPEN_CLIP | {"resize_mode": "longest"}) is None
