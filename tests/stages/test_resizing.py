@@ -114,7 +114,7 @@ def test_reduced_decoding_changes_pixels_little(monkeypatch: pytest.MonkeyPatch)
     full = Preprocess(library="open_clip", options=options).read()(buffer.getvalue())
     reduced = Preprocess(library="open_clip", options=options, reduced=True).read()(buffer.getvalue())
     assert sizes == [(1000, 700), (250, 175)]
-    assert np.abs(full.astype(int) - reduced).mean() < 0.5
+    assert 0 < np.abs(full.astype(int) - reduced).mean() < 1.5  # levels, of noise: the worst there is
 
 
 def noted(function: Any, sizes: list[Any]) -> Any:
