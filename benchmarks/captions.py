@@ -127,7 +127,7 @@ def make(folder: Path, name: str, device: str) -> int:
     model.language_model.generation_config.eos_token_id = None
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    BlipImageProcessor().save_pretrained(folder)
+    BlipImageProcessor(size={"height": 224, "width": 224}).save_pretrained(folder)
     return int(model.num_parameters())
 
 

@@ -117,11 +117,12 @@ class Captioner:
         from transformers import AutoModelForImageTextToText, AutoTokenizer
 
         try:
-            model: Any = AutoModelForImageTextToText.from_pretrained(self.ref.identifier, dtype=vision.dtype_of("fp32"))
+            # What the architecture wants in full precision (BLIP2's Q-Former) stays so, whatever the rest is loaded as.
+            dtype = vision.dtype_of(precision)
+            model: Any = AutoModelForImageTextToText.from_pretrained(self.ref.identifier, dtype=dtype)
             if self.adapter:
                 from peft import PeftModel
 
-                # Merged at full precision: half-precision weights would lose the adapter's small steps.
                 model = PeftModel.from_pretrained(model, str(self.adapter.folder)).merge_and_unload()
             tokenizer = AutoTokenizer.from_pretrained(self.ref.identifier)
         except Exception as error:
@@ -130,7 +131,7 @@ class Captioner:
         if hasattr(model, "language_model"):
             # BLIP2 hands over to its language model, which must stop where the whole model is told to.
             model.language_model.generation_config = model.generation_config
-        return model.to(device=device, dtype=vision.dtype_of(precision)).eval(), tokenizer
+        return model.to(device=device).eval(), tokenizer
 
 
 def _image_processor(ref: ModelRef) -> Callable[[Any], Any]:
