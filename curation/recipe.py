@@ -128,9 +128,19 @@ def root_store(root: str, recipe: Recipe | None = None) -> Store:
         for place in (Path(root), *Path(root).parents):
             if place.is_file():
                 raise UserError(f"--root {root!r}: a folder is wanted, and {str(place)!r} is a file")
-    store = Store(root, options)
+    store = Store(root, options, _of_sources(recipe) if recipe else {})
     _ = store.fs  # an unknown protocol is told now
     return store
+
+
+def _of_sources(recipe: Recipe) -> dict[str, Mapping[str, Any]]:
+    """Options that reach the sources' files, by protocol: images may stay where a source has them."""
+    return {
+        protocol(files[0].url): source.storage_options
+        for source in recipe.sources
+        for files in source.files.values()
+        if files and source.storage_options
+    }
 
 
 class _Loader(yaml.SafeLoader):

@@ -35,6 +35,8 @@ class Store:
 
     url: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    others: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Options of file systems on which files lie that the store's tables point at, by protocol."""
 
     @cached_property
     def fs(self) -> fsspec.AbstractFileSystem:
@@ -56,7 +58,7 @@ class Store:
     def home(self, path: str) -> fsspec.AbstractFileSystem:
         """The file system `path` lies on: the store's, unless it is a full URL or path of another kind."""
         elsewhere = protocol(path) != protocol(self.url) and ("://" in path or os.path.isabs(path))
-        return file_system(path) if elsewhere else self.fs
+        return file_system(path, self.others.get(protocol(path))) if elsewhere else self.fs
 
     def exists(self, path: str) -> bool:
         """Whether the file or folder is there now."""

@@ -34,6 +34,8 @@ DRIVERS = {
 """What is opened, by how it begins: formats that are one file, and name no others."""
 STRIP_ROWS = 1024
 """Rows that are rendered at once."""
+MOST_FETCHED = 256 << 20
+"""Bytes of a file on an object store that is fetched whole; of larger ones, GDAL reads what it needs."""
 PREVIEW_SIDE = 1024
 """Percentiles are of a view no larger than this: a stride over larger scenes."""
 
@@ -109,25 +111,37 @@ def _open(path: str, access: Mapping[str, Any]) -> Iterator[DatasetReader]:
     from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
     filesystem = file_system(path, access)
-    with _bytes(filesystem, path) as file:
-        start = file.read(12)
+    start, data = _start(filesystem, path)
     driver = next((name for magic, name in DRIVERS.items() if start.startswith(magic)), None)
     if driver is None:
         raise BadScene("not_an_image" if start else "empty_body")
-    opener = {} if is_local(path) else {"opener": filesystem.open}
-    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", CPL_LOG="/dev/null"), warnings.catch_warnings():
+    with (
+        rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", CPL_LOG="/dev/null"),
+        warnings.catch_warnings(),
+        contextlib.ExitStack() as stack,
+    ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
-            dataset = rasterio.open(path, driver=driver, **opener)
+            if data is not None:
+                dataset = stack.enter_context(rasterio.MemoryFile(data)).open(driver=driver)
+            else:
+                dataset = rasterio.open(path, driver=driver, **({} if is_local(path) else {"opener": filesystem}))
         except RasterioIOError as error:
             raise BadScene(_damage_of(error)) from error
-        with dataset:
-            yield dataset
+        yield stack.enter_context(dataset)
 
 
-def _bytes(filesystem: Any, path: str) -> Any:
+def _start(filesystem: Any, path: str) -> tuple[bytes, bytes | None]:
+    """(how a file begins, all of it if it is small and lies on an object store).
+
+    What is read here fails as the store does, and is tried again; what GDAL reads by itself would look damaged.
+    """
     try:
-        return filesystem.open(path, "rb")
+        with filesystem.open(path, "rb") as file:
+            if is_local(path) or file.size > MOST_FETCHED:
+                return file.read(12), None
+            data = file.read()
+            return data[:12], data
     except FileNotFoundError as error:
         raise BadScene("empty_body") from error
 
@@ -141,7 +155,7 @@ def _damage() -> Iterator[None]:
         yield
     except RasterioIOError as error:
         raise BadScene(_damage_of(error)) from error
-    except (RasterioError, ValueError) as error:
+    except RasterioError as error:
         raise BadScene("corrupt") from error
     except MemoryError as error:
         raise BadScene("decoder_crash") from error

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from curation.plan import describe, steps
+from curation.recipe import load, root_store
 from stages.errors import UserError
 from stages.ingest import ListPhase, ReadPhase
 from stages.keys import make_key
 from stages.schema import INGEST
 from stages.storage import Store
-from tests.harness import run_phase, run_stage
+from tests.conftest import S3
+from tests.harness import read_output, run_phase, run_stage
 from tests.stages.ingesting import by_url, geotiff, ingest, picture, pixels, reasons, recipe, stored
 
 
@@ -268,3 +271,30 @@ def test_a_run_without_any_image_is_counted(tmp_path: Path) -> None:
     made = recipe(tmp_path, [scenes(tmp_path / "data")])
     written = run_stage(made.stages[0], tmp_path / "run", sources=["scenes"])
     assert sum(file.rows for file in written.outputs if file.kind == "part") == 0
+
+
+def test_images_on_an_object_store(tmp_path: Path, s3: S3) -> None:
+    import s3fs
+
+    picture(tmp_path / "data/port/a.jpg", 1)
+    geotiff(tmp_path / "data/port/b.tif", pixels(2).transpose(2, 0, 1))
+    bucket = s3fs.S3FileSystem(**s3.options)
+    bucket.put(str(tmp_path / "data"), f"{s3.bucket}/data", recursive=True)
+    whole = {
+        "storage_options": {"s3": s3.options},
+        "sources": [{**scenes(tmp_path), "path": s3.url("data")}],
+        "stages": {"ingest": {}, "shards": {"count": 1, "val_fraction": 0}},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(whole))
+    made = load(str(tmp_path / "recipe.yaml"))
+    store = root_store(str(tmp_path / "run"), made)
+    ingested = run_stage(made.stages[0], store, sources=["scenes"])
+    rows = by_url(read_output(tmp_path / "run", ingested))
+    assert {url: (row["reason"], row["labels"]) for url, row in rows.items()} == {
+        "port/a.jpg": (None, ["port"]),
+        "port/b.tif": (None, ["port"]),
+    }
+    assert rows["port/a.jpg"]["image"]["tar"] == s3.url("data/port/a.jpg")
+    assert rows["port/b.tif"]["country"] == "Italy"
+    packed = run_stage(made.stages[1], store, "ingest")
+    assert packed.summary["samples"] == {"train": 2, "val": 0}
