@@ -204,19 +204,33 @@ def _turned(image: Image, size: tuple[int, int]) -> tuple[int, int]:
     return (size[1], size[0]) if _orientation(image) >= 5 else size
 
 
-def open_rgb(data: bytes, least: Least | None = None) -> Image:
-    """The first frame, upright, as RGB under the RGB rule; with `least`, a JPEG at a smaller scale, as in `decode`.
+def open_rgb(data: bytes) -> Image:
+    """The first frame, upright, as RGB under the RGB rule.
+
+    Raises:
+        ValueError: the bytes are no image of the whitelist, or cannot be decoded.
+    """
+    return open_reduced(data, None)[0]
+
+
+def open_reduced(data: bytes, least: Least | None) -> tuple[Image, tuple[float, float]]:
+    """(the image as `open_rgb` gives it, the width and height of it that count).
+
+    With `least`, a JPEG that stands upright is decoded at the smallest of its scales that reaches it. Its size is then
+    rounded up: the last column and row may be padding in part.
 
     Raises:
         ValueError: the bytes are no image of the whitelist, or cannot be decoded.
     """
     try:
         image = _open(data)
-        if least and image.format in ("JPEG", "MPO"):
-            image.draft(None, _turned(image, least(_turned(image, image.size))))
-        return to_rgb(image)
+        scaled = None
+        if least and image.format in ("JPEG", "MPO") and _orientation(image) == 1:
+            scaled = image.draft(None, least(image.size))
+        found = to_rgb(image)
     except Exception as error:  # decoders of hostile bytes raise anything
         raise ValueError(f"cannot be decoded: {error}") from error
+    return found, (scaled[1][2], scaled[1][3]) if scaled else found.size
 
 
 def to_png(data: bytes) -> bytes:

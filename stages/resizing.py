@@ -7,8 +7,8 @@ of torchvision's `Resize` and `CenterCrop` on Pillow images, which the libraries
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 OPEN_CLIP: dict[str, Any] = {
@@ -33,6 +33,8 @@ TIMM: dict[str, Any] = {
 
 Size = tuple[int, int]
 """(height, width), if nothing else is said."""
+LONGEST = 16
+"""Resizing the shorter side of a 1 × 50,000 image to 224 would make 2.5 gigapixels."""
 MARGIN = 2
 """Pixels that resizing must find for each that it makes, where a JPEG is decoded at a smaller scale."""
 
@@ -52,8 +54,43 @@ def timm_folder(config: Mapping[str, Any]) -> dict[str, Any] | None:
     return TIMM | {name: said[name] for name in TIMM if said.get(name)}
 
 
-def plain_resize(library: str, options: Mapping[str, Any]) -> Callable[[Any], Any] | None:
-    """From an image to the model's input size; None for ways of resizing that are left to the library."""
+@dataclass(frozen=True, kw_only=True)
+class PlainResize:
+    """Resizing and cropping from an image to a model's input."""
+
+    scale: Size
+    """What is resized to; its height alone, for the shorter side, unless `squash`."""
+    crop: Size
+    squash: bool
+    resample: str
+
+    def __call__(self, image: Any, box: tuple[float, float] | None = None) -> Any:
+        """The image, or as much of it from the upper left corner on as `box` (width, height) says."""
+        from PIL.Image import Resampling
+
+        wanted = self._resized(box or image.size)
+        if wanted != image.size or box:
+            image = image.resize(wanted, Resampling[self.resample], box=(0, 0, *(box or image.size)))
+        left, top = (round((had - kept) / 2) for had, kept in zip(image.size, self.crop[::-1], strict=True))
+        return image.crop((left, top, left + self.crop[1], top + self.crop[0]))
+
+    def _resized(self, size: tuple[float, float]) -> tuple[int, int]:
+        """(width, height)."""
+        (width, height), side = size, self.scale[0]
+        if self.squash:
+            return self.scale[1], self.scale[0]
+        return (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
+
+    def least(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) that a JPEG of a size must be decoded at: `MARGIN` times what is resized to."""
+        if max(size) > LONGEST * min(size):
+            return size
+        width, height = self._resized(size)
+        return MARGIN * width, MARGIN * height
+
+
+def plain_resize(library: str, options: Mapping[str, Any]) -> PlainResize | None:
+    """The model's own; None for ways of resizing that are left to the library."""
     height, width = crop = input_size(library, options)
     if library == "open_clip":
         squash, scale = options["resize_mode"] == "squash", crop
@@ -67,42 +104,10 @@ def plain_resize(library: str, options: Mapping[str, Any]) -> Callable[[Any], An
     resample = filters.get(options["interpolation"])
     if not is_plain or resample is None or (scale[0] != scale[1] and not squash):
         return None
-    return partial(_resize_and_crop, scale=scale, crop=crop, squash=squash, resample=resample)
-
-
-def least_size(library: str, options: Mapping[str, Any]) -> Callable[[Size], Size] | None:
-    """From an image's (width, height) to the least of `MARGIN` times what is resized to; None if that is unknown."""
-    plain = plain_resize(library, options)
-    if not isinstance(plain, partial):
-        return None
-    scale, squash = plain.keywords["scale"], plain.keywords["squash"]
-
-    def least(size: Size) -> Size:
-        if squash:
-            return MARGIN * scale[1], MARGIN * scale[0]
-        width, height = _by_shorter_side(size, MARGIN * scale[0])
-        return width, height
-
-    return least
+    return PlainResize(scale=scale, crop=crop, squash=squash, resample=resample)
 
 
 def input_size(library: str, options: Mapping[str, Any]) -> Size:
     """Of the model."""
     size = options["size"] if library == "open_clip" else options["input_size"][1:]
     return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def _resize_and_crop(image: Any, *, scale: Size, crop: Size, squash: bool, resample: str) -> Any:
-    from PIL.Image import Resampling
-
-    wanted = scale[::-1] if squash else _by_shorter_side(image.size, scale[0])
-    if wanted != image.size:
-        image = image.resize(wanted, Resampling[resample])
-    left, top = (round((had - kept) / 2) for had, kept in zip(image.size, crop[::-1], strict=True))
-    return image.crop((left, top, left + crop[1], top + crop[0]))
-
-
-def _by_shorter_side(size: Size, side: int) -> Size:
-    """(width, height) with the shorter one `side`."""
-    width, height = size
-    return (side, int(side * height / width)) if width <= height else (int(side * width / height), side)

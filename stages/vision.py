@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 
 from stages import resizing
 from stages.errors import UnitError
-from stages.images import open_rgb
+from stages.images import open_reduced, open_rgb
 from stages.models import ModelRef
 
 Pixels = NDArray[np.uint8]
 """(height, width, 3)."""
-LONGEST = 16
-"""Resizing the shorter side of a 1 × 50,000 image to 224 would make 2.5 gigapixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +32,15 @@ class Preprocess:
     def read(self) -> Callable[[bytes], Pixels]:
         """From the bytes of an image to the model's input size; raises ValueError for what cannot be decoded."""
         transform = self.transform()
-        least = resizing.least_size(self.library, self.options) if self.reduced else None
-        return lambda data: transform(open_rgb(data, least))
+        plain = resizing.plain_resize(self.library, self.options)
+        if not self.reduced or plain is None:
+            return lambda data: transform(open_rgb(data))
+
+        def apply(data: bytes) -> Pixels:
+            image, box = open_reduced(data, plain.least)
+            return transform(image) if box == image.size else np.asarray(plain(image, box), dtype=np.uint8)
+
+        return apply
 
     def transform(self) -> Callable[[Any], Pixels]:
         """From a PIL RGB image to the model's input size; the library's own resizing, before normalisation."""
@@ -58,8 +63,8 @@ class Preprocess:
 
 
 def without_excess(image: Any) -> Any:
-    """The middle of an image more than LONGEST times as long as wide: all that a centre crop will see of it."""
-    width, height = (min(side, LONGEST * min(image.size)) for side in image.size)
+    """The middle of an image longer than LONGEST times its width: all that a centre crop will see of it."""
+    width, height = (min(side, resizing.LONGEST * min(image.size)) for side in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from demo.models import make_detector, make_open_clip
 from stages import resizing, vision
+from stages.images import open_reduced
 from stages.models import ModelRef
 from stages.vision import Preprocess
 
@@ -93,6 +94,7 @@ import sys
 import numpy as np
 from PIL import Image
 from stages import scoring, vision
+from stages.images import open_reduced
 from stages.models import ModelRef
 for library, name in (("open_clip", "clip"), ("timm", "detector")):
     ref = ModelRef(library=library, where="here", model={str(tmp_path)!r} + "/" + name)
@@ -105,32 +107,29 @@ assert not {{"torch", "timm", "open_clip"}} & set(sys.modules)
 def test_reduced_decoding_changes_pixels_little(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     detail = rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)
-    image = Image.fromarray(detail).resize((1000, 700), Image.Resampling.BICUBIC)
+    image = Image.fromarray(detail).resize((1001, 701), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=90)
     options = resizing.OPEN_CLIP | {"size": 64}
-    sizes: list[Any] = []
-    monkeypatch.setattr(resizing, "_resize_and_crop", noted(resizing._resize_and_crop, sizes))
+    opened: list[Any] = []
+
+    def noted(data: bytes, least: Any) -> Any:
+        opened.append(open_reduced(data, least))
+        return opened[-1]
+
+    monkeypatch.setattr(vision, "open_reduced", noted)
     full = Preprocess(library="open_clip", options=options).read()(buffer.getvalue())
     reduced = Preprocess(library="open_clip", options=options, reduced=True).read()(buffer.getvalue())
-    assert sizes == [(1000, 700), (250, 175)]
+    assert [(image.size, box) for image, box in opened] == [((251, 176), (250.25, 175.25))]
     assert 0 < np.abs(full.astype(int) - reduced).mean() < 1.5  # levels, of noise: the worst there is
-
-
-def noted(function: Any, sizes: list[Any]) -> Any:
-    def resize(image: Any, **options: Any) -> Any:
-        sizes.append(image.size)
-        return function(image, **options)
-
-    return resize
 
 
 @pytest.mark.parametrize(
     ("change", "least"),
-    [({}, (185, 128)), ({"resize_mode": "squash"}, (128, 128)), ({"size": 224}, (649, 448))],
+    [({}, (184, 128)), ({"resize_mode": "squash"}, (128, 128)), ({"size": 224}, (648, 448))],
 )
 def test_the_least_size_is_twice_the_models(change: dict[str, Any], least: tuple[int, int]) -> None:
-    found = resizing.least_size("open_clip", resizing.OPEN_CLIP | {"size": 64} | change)
-    assert found is not None
-    assert found((1450, 1000)) == least
-    assert resizing.least_size("open_clip", resizing.OPEN_CLIP | {"resize_mode": "longest"}) is None
+    plain = resizing.plain_resize("open_clip", resizing.OPEN_CLIP | {"size": 64} | change)
+    assert plain is not None
+    assert plain.least((1450, 1000)) == least
+    assert plain.least((100, 1601)) == (100, 1601)
