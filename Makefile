@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test soak lint format bench constraints clean
+.PHONY: help env demo demo-rs3 test soak lint format bench constraints clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ $(BIN)/uv:
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	@touch $@
+
+demo-rs3: env  ## caption labelled scenes offline and check every planted fact
+	$(BIN)/python -m demo.rs3
 
 demo: env  ## run the main job on an offline world and check every planted answer
 	$(BIN)/python -m demo

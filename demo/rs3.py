@@ -26,7 +26,7 @@ from demo.captioner import make_blip2
 from demo.models import make_open_clip
 from demo.scenes import overhead
 
-SIDE = 96
+SIDE = 64
 CAPTIONS = {"candidates": 6, "max_tokens": 10, "batch_size": 4}
 SHARDS = {"count": 2, "val_fraction": 0.2}
 
@@ -46,7 +46,7 @@ class Chip:
     reason: str | None = None
     country_code: str | None = None
     gsd: float = 0.5
-    box: tuple[int, int, int, int] = (36, 36, 24, 24)
+    box: tuple[int, int, int, int] = (24, 24, 16, 16)
     has_record: bool = True
 
     @property
@@ -72,7 +72,7 @@ CHIPS = (
     Chip(
         *("oil_or_gas_facility_4_0_rgb", "oil_or_gas_facility", "tanks", 56.60, 24.40, "2014-04-02T06:40:00Z"),
         {"country": "Oman", "season": "spring"},
-        box=(0, 0, 30, 30),
+        box=(0, 0, 20, 20),
     ),
     Chip(
         *("amusement_park_5_0_rgb", "amusement_park", "town", 8.55, 47.37, "2013-10-09T10:30:00Z"),

@@ -21,7 +21,7 @@ from tests.e2e.world import counts, tar_digests
 from tests.stages.ingesting import fmow_chip, fmow_record, picture, polygon
 from tests.stages.test_ingest_bigearthnet import patch
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(900)]
 CHIPS = 8
 
 

@@ -101,6 +101,32 @@ def test_order_of_rows_units_and_parts_change_no_candidate(
     assert {key: row["caption"] for key, row in one.items()} == {key: row["caption"] for key, row in many.items()}
 
 
+def test_a_stop_costs_the_unit_in_flight_and_changes_nothing(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "UNIT_IMAGES", 4)
+    bodies = [picture(seed) for seed in range(9)]
+    give(tmp_path / "calm", bodies)
+    calm, _ = run(tmp_path / "calm", config(models))
+    give(tmp_path / "stopped", bodies)
+    written: list[int] = []
+    write = candidates.write_batches
+
+    def stopping(state: Any, size: int, inputs: Any, ids: Any) -> list[list[str]]:
+        if len(written) == 1:
+            written.append(0)
+            raise RuntimeError("stopped")
+        written.append(len(ids))
+        return write(state, size, inputs, ids)
+
+    monkeypatch.setattr(candidates, "write_batches", stopping)
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(tmp_path / "stopped", config(models), fingerprint="same")
+    found, _ = run(tmp_path / "stopped", config(models), fingerprint="same")
+    assert written == [4, 0, 4, 1]
+    assert {key: texts(row) for key, row in calm.items()} == {key: texts(row) for key, row in found.items()}
+
+
 def test_another_seed_writes_other_candidates(models: Path, tmp_path: Path) -> None:
     give(tmp_path, [picture(1)])
     [one] = run(tmp_path, config(models))[0].values()
