@@ -36,6 +36,8 @@ STRIP_ROWS = 1024
 """Rows that are rendered at once."""
 MOST_FETCHED = 256 << 20
 """Bytes of a file on an object store that is fetched whole; of larger ones, GDAL reads what it needs."""
+CACHE_MB = 256
+"""Of decoded blocks, which neighbouring windows share."""
 PREVIEW_SIDE = 1024
 """Percentiles are of a view no larger than this: a stride over larger scenes."""
 
@@ -116,7 +118,7 @@ def _open(path: str, access: Mapping[str, Any]) -> Iterator[DatasetReader]:
     if driver is None:
         raise BadScene("not_an_image" if start else "empty_body")
     with (
-        rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", CPL_LOG="/dev/null"),
+        rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_CACHEMAX=CACHE_MB, CPL_LOG="/dev/null"),
         warnings.catch_warnings(),
         contextlib.ExitStack() as stack,
     ):
