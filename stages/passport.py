@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 
 LEFT_OUT = frozenset(
-    {"status", "reason", "fetched_at", "attempts", "http_status", "image", "row", "position", "thumbnail", "features"}
+    [
+        *("status", "reason", "fetched_at", "attempts", "http_status", "image", "row", "position"),
+        *("thumbnail", "features", "path", "native"),
+    ]
 )
 """Columns of circumstance: outcomes, times, tries, places on disk and working material."""
 HEX_COLUMNS = frozenset({"phash"})

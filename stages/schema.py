@@ -9,6 +9,7 @@ ROW = pa.struct([("file", pa.string()), ("row_group", pa.int32()), ("row", pa.in
 IMAGE = pa.struct([("tar", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
 BOUNDS = pa.struct([(side, pa.float64()) for side in ("left", "bottom", "right", "top")])
 OBJECT = pa.struct([("label", pa.string()), *((name, pa.float64()) for name in ("x", "y", "width", "height"))])
+NATIVE = pa.struct([("path", pa.string()), ("size", pa.int64())])
 WINDOW = pa.struct([(name, pa.int32()) for name in ("x", "y", "width", "height")])
 ACQUISITION = pa.struct(
     [
@@ -97,11 +98,12 @@ INGEST = pa.schema(
         ("objects", pa.list_(OBJECT)),
         ("acquisition", ACQUISITION),
         ("window", WINDOW),
+        ("native", pa.list_(NATIVE)),
     ]
 )
 """`path` is the file (or patch folder) that the image came from, `window` the tile's place in it; `country` is an
 English name, or `offshore`; `bounds` are in the units of `crs`; `objects` are annotated boxes in pixels of the image;
-`acquisition` describes the whole pass of the sensor, not this image."""
+`acquisition` describes the whole pass of the sensor, not this image; `native` are the files that a view was made of."""
 
 DEDUP = pa.schema(
     [

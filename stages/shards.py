@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -25,7 +26,6 @@ from stages import schema
 from stages.base import (
     KEPT,
     Ledger,
-    NewFile,
     OutputFile,
     Phase,
     Record,
@@ -37,9 +37,8 @@ from stages.base import (
     semantic,
 )
 from stages.errors import UnitError, UserError
-from stages.passport import caption_of, passport
+from stages.packing import INDEX, Row, write_tar
 from stages.splits import distances, draw, fraction, groups
-from stages.tar import TarWriter
 
 SPLITS = ("train", "val")
 LAYOUTS = ("webdataset", "rs5m")
@@ -51,25 +50,6 @@ WINDOW_BYTES = 128 << 20
 """Image bytes a `pack` task holds at once."""
 READERS = 8
 """Source tars a `pack` task reads from at once."""
-ORIGINAL_EXTENSIONS = {"jpeg": "jpg", "jpg": "jpg", "mpo": "jpg", "png": "png", "webp": "webp"}
-"""Formats that go into the `webdataset` layout as they are; any other becomes PNG."""
-
-INDEX = pa.schema(
-    [
-        ("tar", pa.string()),
-        ("key", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("image_offset", pa.int64()),
-        ("image_size", pa.int64()),
-        ("sha256", pa.string()),
-    ]
-)
-"""`index.parquet`: `tar` is a path below the run's root; `offset` is that of the sample's first header, `size`
-reaches through its last padded block; `sha256` is of the image's bytes as they lie in the tar."""
-
-Row = Mapping[str, Any]
-Member = tuple[str, bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +60,7 @@ class ShardsConfig:
     val_fraction: float = semantic(0.05, help="share of groups that go to the validation split")
     layout: str = semantic("webdataset", help="webdataset (jpg, txt, json) or rs5m (img_content, img_name, caption)")
     block_km: float = semantic(10.0, help="side of the spatial blocks that stay on one side of the split")
+    native: bool = semantic(False, help="the untouched multi-band files beside the RGB view made of them")
 
 
 class ShardsStage(Stage):
@@ -103,6 +84,8 @@ class ShardsStage(Stage):
             raise UserError(f"stages.shards.layout is {config.layout!r}: it must be {' or '.join(LAYOUTS)}")
         if not config.block_km > 0:
             raise UserError(f"stages.shards.block_km is {config.block_km}: it must be above 0")
+        if config.native and config.layout != "webdataset":
+            raise UserError("stages.shards.native is true: it needs layout webdataset, since rs5m has no place for it")
 
     def phases(self) -> list[Phase]:
         """assign (one unit), partition (a unit per group of parts), pack (a unit per shard)."""
@@ -208,7 +191,8 @@ class Pack(Phase):
         target = f"shards/{split}/{ws.subset}-{split}-{number:04d}.tar"
         rows = _shard_rows(ws, shard)
         with ws.create("shard", ".tar", kind="tar", rows=rows.num_rows) as file:
-            index = write_tar(file, _samples(ws, rows), target, self.config.layout)
+            native = partial(_native, ws) if self.config.native else None
+            index = write_tar(file, _samples(ws, rows), target, self.config.layout, native)
         ws.write_table("index", pa.Table.from_pylist(index, schema=INDEX), kind="side")
         ws.progress(rows=rows.num_rows, kept=rows.num_rows)
         ledger = Ledger()
@@ -233,55 +217,6 @@ def place(is_val: np.ndarray, order: np.ndarray, count: int) -> tuple[np.ndarray
             position[piece] = np.arange(len(piece))
             sizes.append(len(piece))
     return shard, position, sizes
-
-
-def write_tar(file: NewFile, samples: Iterable[tuple[Row, bytes]], name: str, layout: str) -> list[dict[str, Any]]:
-    """Write samples in the order given; returns their rows of the index, where `name` is the tar."""
-    tar = TarWriter(file)
-    index = []
-    for row, data in samples:
-        start = tar.offset
-        (image_name, image), *others = members(row, data, layout)
-        image_offset = tar.add(image_name, image)
-        for other_name, content in others:
-            tar.add(other_name, content)
-        index.append(
-            {
-                "tar": name,
-                "key": row["key"],
-                "offset": start,
-                "size": tar.offset - start,
-                "image_offset": image_offset,
-                "image_size": len(image),
-                "sha256": row["sha256"] if image is data else hashlib.sha256(image).hexdigest(),
-            }
-        )
-    tar.close()
-    return index
-
-
-def members(row: Row, data: bytes, layout: str) -> list[Member]:
-    """The files of one sample, the image first."""
-    key, caption = row["key"], caption_of(row).encode("utf-8", "replace")
-    if layout == "rs5m":
-        return [(f"{key}.img_content", data), (f"{key}.img_name", key.encode()), (f"{key}.caption", caption)]
-    extension, image = _webdataset_image(row, data)
-    text = json.dumps(passport(row), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return [
-        (f"{key}.{extension}", image),
-        (f"{key}.txt", caption),
-        (f"{key}.json", text.encode("utf-8", "replace")),
-    ]
-
-
-def _webdataset_image(row: Row, data: bytes) -> Member:
-    """(extension, bytes): original ones for jpg, png and webp, else PNG."""
-    extension = ORIGINAL_EXTENSIONS.get(str(row["format"]).lower())
-    if extension is not None:
-        return extension, data
-    from stages.images import to_png
-
-    return "png", to_png(data)
 
 
 def _groups(ws: Workspace) -> list[Unit]:
@@ -386,6 +321,15 @@ def _images(ws: Workspace, rows: Sequence[Row]) -> list[bytes]:
     with ThreadPoolExecutor(READERS) as pool:
         list(pool.map(read, by_tar))
     return images
+
+
+def _native(ws: Workspace, row: Row) -> Iterator[tuple[str, bytes]]:
+    """The files that a row's view was made of."""
+    for file in row.get("native") or ():
+        try:
+            yield file["path"], b"".join(ws.read_ranges(file["path"], [(0, file["size"])]))
+        except OSError as error:
+            raise UnitError(f"{file['path']} cannot be read: {error}") from error
 
 
 def _checked(row: Row, data: bytes) -> bytes:

@@ -82,6 +82,8 @@ class Scene:
     """Shown through an RGB view; else its bytes are a web image already."""
     bands: Bands | None = None
     """Of a raster whose bands lie in several files; None: the entry's own file, with the bands of the options."""
+    native: tuple[tuple[str, int], ...] = ()
+    """(path, size) of the files of a raster whose bands lie in several, those too that the view has no use for."""
     footprint: tuple[float, float, float, float] | None = None
     """West, south, east, north in degrees, where metadata gives it."""
     record_size: tuple[int, int] | None = None

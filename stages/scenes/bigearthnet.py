@@ -117,7 +117,13 @@ class BigEarthNetReader:
     def _patch(self, path: str, name: str, files: Mapping[str, File]) -> Entry:
         found = [file for band in RGB if (file := files.get(f"{name}_{band}.tif"))]
         record = f"{name}_labels_metadata.json"
-        note = {"bands": len(found) == len(RGB), "record": record in files, "meta": self._described(name)}
+        rasters = {file[len(name) + 1 :]: files[file].size for file in files if file.endswith(".tif")}
+        note = {
+            "bands": len(found) == len(RGB),
+            "record": record in files,
+            "meta": self._described(name),
+            "files": rasters,
+        }
         version = " ".join(file.version for file in (*found, *filter(None, [files.get(record)])))
         return Entry(url=name, path=path, size=sum(file.size for file in found), version=version, note=note)
 
@@ -190,7 +196,8 @@ class BigEarthNetReader:
             return Scene(facts=facts)
         files = tuple((f"{entry.path}/{entry.url}_{band}.tif", 1) for band in RGB)
         offset = self._offset(entry, meta)
-        return Scene(facts=facts, is_raster=True, bands=Bands(files, RGB, offset))
+        native = tuple((f"{entry.path}/{entry.url}_{end}", size) for end, size in entry.note["files"].items())
+        return Scene(facts=facts, is_raster=True, bands=Bands(files, RGB, offset), native=native)
 
     def _drop(self, meta: Mapping[str, Any]) -> None:
         """Raise `BadScene` for what is dropped by default: official test splits, snow, cloud."""

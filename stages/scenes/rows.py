@@ -143,6 +143,8 @@ class RowMaker:
             )
         row |= {name: value for name, value in facts.items() if value is not None}
         row |= _image_columns(shot, entry)
+        if scene.is_raster and not shot.window:
+            row["native"] = [{"path": path, "size": size} for path, size in scene.native or ((entry.path, entry.size),)]
         footprint = shot.footprint or scene.footprint
         if footprint:
             row["footprint"] = dict(zip(("west", "south", "east", "north"), footprint, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages.scenes.bigearthnet import forty_three, nineteen
+from stages.shards import ShardsConfig, ShardsStage
+from tests.harness import run_stage
 from tests.stages.ingesting import by_url, geotiff, ingest, picture, reasons, stored
 
 REAL = os.environ.get("CURATION_REAL_DATA")
@@ -203,6 +206,23 @@ def test_bands_that_are_missing_or_damaged(tmp_path: Path) -> None:
         names[1]: "truncated",
         names[2]: "empty_body",
     }
+
+
+def test_all_bands_can_stand_beside_the_view(tmp_path: Path) -> None:
+    place = patch(tmp_path / "ben")
+    ingest(tmp_path, ben(tmp_path / "ben"))
+    shards = ShardsStage(ShardsConfig(count=1, val_fraction=0, native=True))
+    run_stage(shards, tmp_path / "run", "ingest")
+    with tarfile.open(tmp_path / "run/shards/train/test-train-0000.tar") as tar:
+        endings = sorted(name.partition(".")[2] for name in tar.getnames())
+        assert endings == ["B01.tif", "B02.tif", "B03.tif", "B04.tif", "json", "png", "txt"]
+        [name] = [name for name in tar.getnames() if name.endswith(".B01.tif")]
+        member = tar.extractfile(name)
+        assert member is not None
+        assert member.read() == (place / f"{V1}_B01.tif").read_bytes()
+        passport = tar.extractfile(name.replace("B01.tif", "json"))
+        assert passport is not None
+        assert str(tmp_path) not in passport.read().decode(), "where the data lies is no part of the dataset"
 
 
 @pytest.mark.skipif(REAL is None, reason="CURATION_REAL_DATA is not set")
