@@ -54,4 +54,4 @@ constraints: $(BIN)/uv  ## resolve pyproject.toml anew; add UPGRADE=1 to take th
 		--no-emit-index-url $(if $(UPGRADE),--upgrade) -o constraints.txt
 
 clean:  ## remove the environment, caches and the demo's output
-	rm -rf $(VENV) build dist *.egg-info demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info demo-run demo-rs3 .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -101,7 +101,7 @@ class CaptionsStage(Stage):
         """Plan, generate, locate, rank, rerank, compose."""
         shared = (self.captioner(), self.options(), self.config.batch_size)
         ranks: list[Phase] = [{"rank": Rank, "rerank": Rerank}[ranker.name](ranker) for ranker in self.rankers()]
-        return [PlanCandidates(*shared), Generate(*shared), Locate(), *ranks, Compose(self.config)]
+        return [PlanCandidates(*shared), Generate(*shared), Locate(self.rankers()), *ranks, Compose(self.config)]
 
     def families(self) -> list[str]:
         """Sets of templates that the sources draw from."""

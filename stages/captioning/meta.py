@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,12 @@ def family_of(source: str, chosen: Mapping[str, str]) -> str:
     """The set of templates of a source: as the recipe says, else the shipped one of its name, else the generic one."""
     if source in chosen:
         return chosen[source]
-    return source if source != "facts" and template_file(source).is_file() else GENERIC
+    return source if _is_shipped(source) else GENERIC
+
+
+@cache
+def _is_shipped(name: str) -> bool:
+    return name != "facts" and "/" not in name and template_file(name).is_file()
 
 
 def load_templates(families: Sequence[str], where: str) -> Templates:

@@ -48,6 +48,9 @@ class Locate(Phase):
 
     name: ClassVar[str] = "locate"
 
+    def __init__(self, rankers: Sequence[Ranker]) -> None:
+        self.rankers = rankers
+
     def cut(self, ws: Workspace) -> list[Unit]:
         """One unit."""
         return [Unit(id="all", rows=sum(file.rows for file in ws.input_files()))]
@@ -60,7 +63,7 @@ class Locate(Phase):
             pa.concat_tables([narrow(ws, path, columns) for path in unit.spec["files"]]) for unit in row_groups(ws)
         ]
         if not groups or not files:
-            return Result(meta={"files": [], "vocabularies": {}, "present": []})
+            return Result(meta={"files": [], "vocabularies": {}, "present": [], "models": {}})
         ids = [ws.read_table(file.path, columns=["id"])["id"].combine_chunks() for file in files]
         ws.write_table("rows", _places(ids, groups), kind="side")
         found = _found(ids, pa.concat_tables(groups))
@@ -71,6 +74,7 @@ class Locate(Phase):
                 "files": [file.path for file in files],
                 "present": [[f.sha256, p] for f, p in zip(files, present, strict=True)],
                 "vocabularies": _vocabularies(groups),
+                "models": {ranker.name: ranker.digest(ws.sha256) for ranker in self.rankers},
             }
         )
 
@@ -129,7 +133,7 @@ class Rank(Phase):
     def cut(self, ws: Workspace) -> list[Unit]:
         """A candidates' file each; ranked once for all runs that have the same images of it."""
         meta = ws.phase_records(Locate.name)[0].meta
-        model = self.ranker.digest(ws.sha256)
+        model = meta["models"].get(self.ranker.name)
         classes = meta["vocabularies"] if self.ranker.classifies else {}
         return [
             Unit(
