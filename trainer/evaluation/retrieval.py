@@ -138,7 +138,9 @@ def ceiling_image_to_text(text_ids: Ints, text_image: Ints, images: int, ks: Seq
     pairs, own = np.unique(np.stack([text_ids, text_image]), axis=1, return_counts=True)
     copies = np.bincount(text_ids)[pairs[0]]
     chances = chance_of_hit(
-        np.asarray(ks, dtype=np.float64)[None, :], (copies - own)[:, None].astype(float), own[:, None].astype(float)
+        np.asarray(ks, dtype=np.float64)[None, :],
+        (copies - own)[:, None].astype(np.float64),
+        own[:, None].astype(np.float64),
     )
     best = np.zeros((images, len(ks)))
     np.maximum.at(best, pairs[1], chances)
