@@ -130,9 +130,9 @@ class BigEarthNetReader:
     def _described(self, name: str) -> dict[str, Any] | None:
         """What tables and lists say of a patch, as JSON values; None when nothing does."""
         number = _NUMBER.search(name)
-        row = self._metadata.get(name) or (self._metadata.get(number[1].lstrip("0") or "0") if number else None)
+        text = self._metadata.get(name) or (self._metadata.get(number[1].lstrip("0") or "0") if number else None)
         flags = {kind: True for kind in ("test", "snow", "cloud") if name in self._lists[kind]}
-        return {**(row or {}), **flags} or None
+        return {**(json.loads(text) if text else {}), **flags} or None
 
     @cached_property
     def _files(self) -> dict[str, list[SourceFile]]:
@@ -162,14 +162,14 @@ class BigEarthNetReader:
             yield from (line.split(",")[0].strip().strip('"') for line in text.splitlines())
 
     @cached_property
-    def _metadata(self) -> dict[str, dict[str, Any]]:
-        """Rows of version 2's parquet by patch, and of the JPEGs' CSV by number."""
-        known: dict[str, dict[str, Any]] = {}
+    def _metadata(self) -> dict[str, str]:
+        """Rows of version 2's parquet by patch, and of the JPEGs' CSV by number; as JSON, for less memory."""
+        known: dict[str, str] = {}
         for file in self._files["metadata"]:
             for row in tables.rows(file, self.source.storage_options):
                 patch = tables.pick(row, ("patch_id", "img_name", "name"))
                 if patch is not None:
-                    known[str(patch).rpartition("/")[2].removesuffix(".jpg")] = _plain(row)
+                    known[str(patch).rpartition("/")[2].removesuffix(".jpg")] = json.dumps(_plain(row))
         return known
 
     def parts(self, entry: Entry) -> Mapping[str, tuple[int, int]]:

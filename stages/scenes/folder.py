@@ -61,7 +61,7 @@ class FolderReader:
 
     def _listed(self) -> Iterator[Entry]:
         """A row of the table each, whether its file is there or not."""
-        known = {entry.url: entry for root in self.roots for entry in self._found(root)}
+        known = {entry.url: (entry.size, entry.version) for root in self.roots for entry in self._found(root)}
         columns = self.source.columns
         for table in self.source.files["table"]:
             for row in tables.rows(table, self.source.storage_options):
@@ -71,8 +71,9 @@ class FolderReader:
                         f"{table.url}: a row names no file; columns.url names that column, {', '.join(FILE)} are tried"
                     )
                 url = str(name).removeprefix("./")
-                at = known.get(url) or Entry(url=url, path=joined(self.base, url), size=_MISSING)
-                yield Entry(url=at.url, path=at.path, size=at.size, version=at.version, note=_note(row, columns))
+                size, version = known.get(url, (_MISSING, ""))
+                note = _note(row, columns)
+                yield Entry(url=url, path=joined(self.base, url), size=size, version=version, note=note)
 
     def parts(self, entry: Entry) -> Mapping[str, tuple[int, int]]:
         return {}
