@@ -143,7 +143,7 @@ def _one_at_a_time(captioner: Captioner, args: argparse.Namespace) -> Callable[[
     """One image in, one sample out, by the library's own sampling."""
     import torch
 
-    model, tokenizer = captioner._model(args.device, args.precision)
+    model, tokenizer = captioner.open(args.device, args.precision)
 
     @torch.inference_mode()
     def single(inputs: Inputs) -> Any:

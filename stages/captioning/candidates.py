@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +15,8 @@ from stages.captioning.generator import Captioner, Inputs, Options, Write, pack,
 from stages.errors import UnitError
 from stages.images import open_rgb
 from stages.schema import IMAGE
-from stages.scoring import image_bytes, kept_rows
+from stages.scoring import SUSPICIOUS, image_bytes, kept_rows
+from stages.vision import without_excess
 
 ROWS_PER_UNIT = 20_000
 """Rows that are composed in one task; images are captioned in the same order, group by group, by key within."""
@@ -23,7 +24,7 @@ UNIT_IMAGES = 64
 """Images whose candidates one commit holds: what a kill costs a worker."""
 WANTED = pa.schema([("id", pa.string()), ("image", IMAGE)])
 STORED = pa.schema([("id", pa.string()), ("texts", pa.list_(pa.string()))])
-"""Candidates in the order of their numbers, by the image's sha256; null where the bytes cannot be decoded."""
+"""Candidates in the order of their numbers, by the image's sha256; null where it cannot be decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +129,14 @@ class Generate(Phase):
         return self.captioner.load(with_seed(self.options, ws))
 
     def prepare(self, unit: Unit, ws: Workspace) -> pa.Table:
-        """The model's inputs, made on the CPU: `id, inputs` (null where the bytes cannot be decoded)."""
+        """The model's inputs, made on the CPU: `id, inputs` (null where they cannot be)."""
         file = ws.phase_files(PlanCandidates.name, "side")[0]
         table = ws.read_table(file.path, row_groups=[unit.spec["row_group"]])
         process = self.captioner.processor(self.options.prompt)
         inputs = [_processed(data, process) for data in image_bytes(ws, table["image"].to_pylist())]
+        if len(inputs) >= SUSPICIOUS and not any(inputs):
+            ref = self.captioner.ref
+            raise UnitError(f"{ref.where}: the processor of {ref.model!r} takes none of {len(inputs)} images")
         return pa.table({"id": table["id"], "inputs": pa.array(inputs, pa.large_binary())})
 
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
@@ -150,8 +154,6 @@ class Generate(Phase):
 
 def with_seed(options: Options, ws: Workspace) -> Options:
     """The options with the run's seed."""
-    from dataclasses import replace
-
     return replace(options, seed=ws.seed)
 
 
@@ -166,13 +168,7 @@ def write_batches(write: Write, batch_size: int, inputs: Sequence[Inputs], ids: 
 
 
 def _processed(data: bytes, process: Callable[[Any], Inputs]) -> bytes | None:
-    from stages.vision import without_excess
-
     try:
-        image = without_excess(open_rgb(data))
-    except ValueError:
+        return pack(process(without_excess(open_rgb(data))))
+    except (TypeError, ValueError):  # undecodable, or of a shape that the processor misreads (3 × 1 pixels)
         return None
-    try:
-        return pack(process(image))
-    except (TypeError, ValueError) as error:
-        raise UnitError(f"the model's processor cannot take an image of {image.size} pixels ({error})") from error

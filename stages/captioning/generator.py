@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +101,7 @@ class Captioner:
         vision.be_deterministic(self.threads)
         device = vision.device_for(self.device, self.ref.where)
         precision = vision.precision_for(options.precision, device)
-        model, tokenizer = self._model(device, precision)
+        model, tokenizer = self.open(device, precision)
         stops = _stops(model, tokenizer)
 
         @torch.inference_mode()
@@ -113,7 +115,12 @@ class Captioner:
 
         return write
 
-    def _model(self, device: str, precision: str) -> tuple[Any, Any]:
+    def open(self, device: str, precision: str) -> tuple[Any, Any]:
+        """(the model in evaluation mode, its adapter merged; the tokenizer).
+
+        Raises:
+            UnitError: as above.
+        """
         from transformers import AutoModelForImageTextToText, AutoTokenizer
 
         try:
@@ -134,6 +141,7 @@ class Captioner:
         return model.to(device=device).eval(), tokenizer
 
 
+@cache
 def _image_processor(ref: ModelRef) -> Callable[[Any], Any]:
     from transformers import AutoImageProcessor
 
@@ -141,6 +149,7 @@ def _image_processor(ref: ModelRef) -> Callable[[Any], Any]:
     return lambda image: process(images=image, return_tensors="np")
 
 
+@cache
 def _with_prompt(ref: ModelRef, prompt: str) -> Callable[[Any], Any]:
     from transformers import AutoProcessor
 
@@ -208,8 +217,6 @@ def _stops(model: Any, tokenizer: Any) -> frozenset[int]:
 
 def pack(inputs: Inputs) -> bytes:
     """The inputs of one image as bytes."""
-    import io
-
     out = io.BytesIO()
     np.savez(out, allow_pickle=False, **inputs)
     return out.getvalue()
@@ -217,8 +224,6 @@ def pack(inputs: Inputs) -> bytes:
 
 def unpack(data: bytes) -> Inputs:
     """The inverse of `pack`."""
-    import io
-
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         return dict(arrays)
 

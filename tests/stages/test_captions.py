@@ -136,7 +136,7 @@ def test_another_seed_writes_other_candidates(models: Path, tmp_path: Path) -> N
 
 def test_the_image_is_encoded_once(models: Path) -> None:
     captioner = CaptionsStage(config(models)).captioner()
-    model, _ = captioner._model("cpu", "fp32")
+    model, _ = captioner.open("cpu", "fp32")
     seen: list[int] = []
     model.vision_model.register_forward_hook(lambda module, inputs, kwargs, out: seen.append(1), with_kwargs=True)
     inputs = captioner.processor(None)(Image.open(io.BytesIO(picture(1))))
