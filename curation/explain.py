@@ -202,7 +202,7 @@ def describe(entry: Mapping[str, Any]) -> str:
         lines.append(f"  merged   {twin['key']}  {twin['source']}  {twin['url']}  {twin['reason']}")
     for stage, facts in entry["stages"].items():
         lines.append(f"{stage}")
-        lines += [f"  {name:<19}{_text(value)}" for name, value in facts.items()]
+        lines += [f"  {name:<18} {_text(value)}" for name, value in facts.items()]
     return "\n".join(clean(line) for line in lines)
 
 

@@ -136,7 +136,7 @@ def _write_chip(path: Path, chip: Chip, number: int) -> None:
     overhead(chip.kind, np.random.default_rng(number), (SIDE, SIDE)).save(path, quality=92)
     if not chip.has_record:
         return
-    east, north = chip.west + 0.001, chip.south + 0.001
+    east, north = chip.west + 0.0003, chip.south + 0.0003
     corners = [(chip.west, chip.south), (east, chip.south), (east, north), (chip.west, north), (chip.west, chip.south)]
     place = f"POLYGON (({', '.join(f'{x} {y}' for x, y in corners)}))"
     boxes = [{"ID": -1, "raw_location": place}, {"ID": number, "category": chip.category, "box": list(chip.box)}]
