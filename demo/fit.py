@@ -1,6 +1,6 @@
-"""Fits the demo's tiny models, in seconds on a CPU, on scenes that are not in the corpus.
+"""Fits the demo's tiny CLIP, in seconds on a CPU, on scenes that are not in the corpus.
 
-The CLIP learns which texts go with which scenes, the detector learns overhead against ground-level.
+It learns which texts go with which scenes. The demo's detector is the shipped one.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from PIL import Image
 from demo import captions, models, scenes
 
 SEED = 71
-SIDE = models.DETECTOR_SIZE
-VERSION = 2
-"""Raised when what is fitted changes, so that cached models are fitted anew."""
+SIDE: int = models.CLIP_CONFIG["vision_cfg"]["image_size"]
+VERSION = 3
+"""Raised when what is fitted changes, so that a cached model is fitted anew."""
 
 FORMS = (
     "{}",
@@ -71,32 +71,26 @@ def _small(kind: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def ensure(folder: Path) -> None:
-    """Fit the models into `folder/clip` and `folder/detector` unless they are there already.
+    """Fit the CLIP into `folder/clip` unless it is there already.
 
-    The demo's quantiles drop a fifth of the rows by the detector, all of them ground-level, so it must be right about
-    every scene; and a tenth by the CLIP, half of the ground-level ones.
+    The demo's quantiles drop a fifth of the rows by the detector, all of them ground-level; and a tenth by the CLIP,
+    half of the ground-level ones.
 
     Raises:
-        RuntimeError: a fitted model does not tell enough unseen ground-level scenes from overhead ones.
+        RuntimeError: the fitted model does not tell enough unseen ground-level scenes from overhead ones.
     """
     note = folder / "fitted.json"
-    wanted = {"version": VERSION, "seed": SEED, "clip": models.CLIP_CONFIG, "detector": models.DETECTOR_ARCHITECTURE}
+    wanted = {"version": VERSION, "seed": SEED, "clip": models.CLIP_CONFIG}
     if note.exists() and json.loads(note.read_text()) == json.loads(json.dumps(wanted)):
         return
     shutil.rmtree(folder, ignore_errors=True)
     learn, check = draw(420, 1), draw(80, 2)
     with _one_thread():
-        detector, clip = fit_detector(learn), fit_clip(learn)
-    for name, scores, wanted_share in (
-        ("detector", detector_scores(detector, check), 1.0),
-        ("clip", clip_scores(clip, check), 0.75),
-    ):
-        share = float(np.mean(scores[~check.overhead] < scores[check.overhead].min()))
-        if share < wanted_share:
-            raise RuntimeError(
-                f"the demo's {name} puts only {share:.0%} of ground-level scenes below all overhead ones"
-            )
-    models.save_detector(detector, folder / "detector")
+        clip = fit_clip(learn)
+    scores = clip_scores(clip, check)
+    share = float(np.mean(scores[~check.overhead] < scores[check.overhead].min()))
+    if share < 0.75:
+        raise RuntimeError(f"the demo's CLIP puts only {share:.0%} of ground-level scenes below all overhead ones")
     models.save_open_clip(clip, folder / "clip")
     note.write_text(json.dumps(wanted))
 
@@ -136,34 +130,6 @@ def _batches(examples: Examples, steps: int, size: int, seed: int) -> Any:
     for _ in range(steps):
         chosen = rng.choice(len(examples.kinds), size, replace=False)
         yield chosen, _varied(examples.pixels[chosen], rng), rng
-
-
-def fit_detector(examples: Examples, steps: int = 120) -> Any:
-    """A timm classifier of overhead against ground-level, by cross-entropy."""
-    import torch
-
-    model = models.new_detector(SEED).train()
-    half = [0.5, 0.5, 0.5]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=steps)
-    for chosen, pixels, _ in _batches(examples, steps, 48, 3):
-        labels = torch.from_numpy(examples.overhead[chosen].astype(np.int64))
-        loss = torch.nn.functional.cross_entropy(model(_tensor(pixels, half, half)), labels, label_smoothing=0.05)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return model.eval()
-
-
-def detector_scores(model: Any, examples: Examples) -> np.ndarray:
-    """The logit margin of overhead over ground-level for each example."""
-    import torch
-
-    half = [0.5, 0.5, 0.5]
-    with torch.inference_mode():
-        logits = model(_tensor(examples.pixels, half, half)).numpy()
-    return logits[:, 1] - logits[:, 0]
 
 
 def _text_for(kind: str, rng: np.random.Generator) -> tuple[str, str]:

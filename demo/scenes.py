@@ -1,7 +1,8 @@
 """Procedural scenes, seen from above and seen from the ground, drawn with numpy and Pillow from a seed.
 
-They are no imitation of imagery: they have what tells the two apart (no horizon, no sky, objects
-without a standing side, texture everywhere) at sizes and in kinds that vary.
+They have what tells the two apart (no horizon, no sky, objects without a standing side, texture everywhere) at sizes
+and in kinds that vary; and those from above are muted, rough and hazy as a sensor sees the ground, so that a detector
+trained on real images knows them for what they show.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ Painter = Callable[[Rng, int, int], Image.Image]
 
 def overhead(kind: str, rng: Rng, size: tuple[int, int]) -> Image.Image:
     """A scene seen from above, RGB, of (width, height) px; `kind` is one of `OVERHEAD`."""
-    return _with_grain(OVERHEAD[kind](rng, *size), rng, 5.0)
+    return _with_grain(_as_sensed(OVERHEAD[kind](rng, *size), rng), rng, 5.0)
 
 
 def ground(kind: str, rng: Rng, size: tuple[int, int]) -> Image.Image:
     """A scene seen from the ground, RGB, of (width, height) px; `kind` is one of `GROUND`."""
-    return _with_grain(GROUND[kind](rng, *size), rng, 3.0)
+    return _with_grain(GROUND[kind](rng, *size), rng, 1.5)
 
 
 def noise(rng: Rng, width: int, height: int, cells: float, octaves: int = 3) -> np.ndarray:
@@ -44,6 +45,29 @@ def _with_grain(image: Image.Image, rng: Rng, sigma: float) -> Image.Image:
     return Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
 
 
+def _as_sensed(image: Image.Image, rng: Rng) -> Image.Image:
+    """Trees, relief at every scale, muted colours under haze, and the blur of optics."""
+    width, height = image.size
+    _plant_trees(image, rng)
+    pixels = np.asarray(image, np.float32)
+    relief = 60 * noise(rng, width, height, max(width, height) / 9) + 36 * noise(rng, width, height, 6, 4) - 48
+    pixels = pixels + relief[..., None]
+    grey = pixels.mean(axis=2, keepdims=True)
+    pixels = 0.88 * (grey + 0.4 * (pixels - grey)) + 0.12 * np.array([150, 156, 160], np.float32)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.7))
+
+
+def _plant_trees(image: Image.Image, rng: Rng) -> None:
+    """Dark crowns with their shadows, a pixel or two wide, in groves."""
+    draw, (width, height) = ImageDraw.Draw(image), image.size
+    groves = noise(rng, width, height, 5)
+    for x, y in rng.uniform(0, 1, (width * height // 160, 2)) * (width, height):
+        if groves[int(y), int(x)] > 0.6:
+            r, shade = rng.uniform(0.8, 2.6), int(rng.integers(30, 70))
+            draw.ellipse([x - r + 1, y - r + 1, x + r + 1, y + r + 1], fill=(24, 30, 22))
+            draw.ellipse([x - r, y - r, x + r, y + r], fill=(shade, shade + 18, shade - 8))
+
+
 def _blend(low: Colour, high: Colour, weight: np.ndarray) -> Image.Image:
     """Each pixel between two colours, by a weight in [0, 1] of (height, width)."""
     ends = np.asarray(low, np.float32), np.asarray(high, np.float32)
@@ -52,7 +76,10 @@ def _blend(low: Colour, high: Colour, weight: np.ndarray) -> Image.Image:
 
 
 def _jitter(rng: Rng, colour: Colour, by: int = 18) -> Colour:
-    red, green, blue = (int(np.clip(c + rng.integers(-by, by + 1), 0, 255)) for c in colour)
+    """Lighter or darker, and a third as much of another hue."""
+    lighter = int(rng.integers(-by, by + 1))
+    hue = rng.integers(-(by // 3), by // 3 + 1, 3)
+    red, green, blue = (int(np.clip(c + lighter + h, 0, 255)) for c, h in zip(colour, hue, strict=True))
     return red, green, blue
 
 
@@ -191,8 +218,7 @@ def _desert(rng: Rng, width: int, height: int) -> Image.Image:
 def _tanks(rng: Rng, width: int, height: int) -> Image.Image:
     image = _blend((128, 124, 116), (170, 164, 152), noise(rng, width, height, 12))
     draw = ImageDraw.Draw(image)
-    span = max(width, height)
-    cell = span / rng.uniform(4, 7)
+    cell = min(width, height) / rng.uniform(3.2, 5.5)
     for x in np.arange(cell * rng.uniform(0.2, 0.6), width, cell):
         draw.line([(x - cell / 2, 0), (x - cell / 2, height)], fill=(96, 94, 92), width=max(2, int(cell * 0.08)))
         for y in np.arange(cell * rng.uniform(0.2, 0.6), height, cell):
@@ -221,7 +247,7 @@ def _sky(rng: Rng, width: int, height: int, horizon: float) -> Image.Image:
 
 
 def _landscape(rng: Rng, width: int, height: int) -> Image.Image:
-    horizon = rng.uniform(0.4, 0.62)
+    horizon = rng.uniform(0.5, 0.66)
     image = _sky(rng, width, height, horizon)
     draw = ImageDraw.Draw(image)
     x, y, r = rng.uniform(0.1, 0.9) * width, rng.uniform(0.08, 0.25) * height, rng.uniform(0.03, 0.06) * width
@@ -266,7 +292,7 @@ def _portrait(rng: Rng, width: int, height: int) -> Image.Image:
     draw = ImageDraw.Draw(image)
     x, y, r = (
         width * rng.uniform(0.4, 0.6),
-        height * rng.uniform(0.36, 0.46),
+        height * rng.uniform(0.42, 0.48),
         min(width, height) * rng.uniform(0.17, 0.24),
     )
     skin = _pick(rng, [(232, 192, 164), (190, 140, 104), (120, 82, 60)])

@@ -25,6 +25,8 @@ from stages.vision import Pixels, Preprocess
 
 log = logging.getLogger(__name__)
 
+BUILTIN = "builtin"
+"""The recipe's name for the detector that is shipped (manifests/models/detector)."""
 Scores = dict[str, NDArray[np.float32]]
 Run = Callable[[Sequence[Pixels], Sequence[str]], Scores]
 """Scores of one batch: uint8 images of the model's size and their captions (empty when there is none). A scorer with
@@ -49,7 +51,9 @@ class VlmConfig:
 class DetectorConfig:
     """A classifier one of whose classes is remote sensing."""
 
-    model: str = semantic(help="a folder with config.json and weights as timm saves them, or a hub id")
+    model: str = semantic(
+        "builtin", help="builtin: the shipped one; or a timm folder (config.json, weights); or a hub id"
+    )
     positive_label: str | None = semantic(None, help="name of the class that means remote sensing; else found by name")
     precision: Literal["auto", "fp32", "fp16", "bf16"] = semantic("auto", help="auto: fp16 on a GPU, else fp32")
     reduced: bool = semantic(False, help="decode large JPEGs at 1/2, 1/4 or 1/8, twice the model's size at least")
@@ -190,15 +194,11 @@ class DetectorScorer(Scorer):
     config: DetectorConfig
 
     def __init__(self, config: DetectorConfig) -> None:
-        super().__init__(config, ModelRef(library="timm", where="stages.outliers.detector", model=config.model))
+        model = str(vision.shipped_model("detector")) if config.model == BUILTIN else config.model
+        super().__init__(config, ModelRef(library="timm", where="stages.outliers.detector", model=model))
 
     def check(self) -> None:
         """The model, and which of its classes is the positive one."""
-        if self.config.model == "builtin":
-            raise UserError(
-                "stages.outliers.detector.model: 'builtin' is not shipped yet; accepted: a folder with config.json "
-                "and weights as timm saves them, or a hub id org/name"
-            )
         super().check()
         if self.ref.folder:
             self.positive()

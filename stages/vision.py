@@ -227,6 +227,13 @@ def to_tensor(images: Sequence[Pixels], preprocess: Preprocess, device: str, pre
     return ((pixels - mean) / std).to(dtype_of(precision))
 
 
+def shipped_model(name: str) -> Path:
+    """The folder of a shipped model (`manifests/models/NAME`)."""
+    import manifests
+
+    return Path(str(manifests.__file__)).parent / "models" / name
+
+
 def shipped_or_path(kind: str, name: str) -> Path:
     """The file of a shipped YAML (`manifests/KIND/NAME.yaml`), or the path itself."""
     import manifests

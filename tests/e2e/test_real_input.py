@@ -117,7 +117,11 @@ def _write_recipe(world: World, folder: Path) -> None:
         ]
     )
     recipe = yaml.safe_load(world.recipe.read_text())
-    recipe["stages"]["outliers"] |= {"vlm": {"model": str(folder / "clip")}, "keep": {"vlm": 0.9, "detector": 0.8}}
+    recipe["stages"]["outliers"] = {
+        "vlm": {"model": str(folder / "clip")},
+        "detector": {"model": "builtin"},
+        "keep": {"vlm": 0.9, "detector": 0.8},
+    }
     recipe["stages"]["download"] |= {"max_pixels": MAX_PIXELS, "per_host": 32, "timeout_s": 60}
     world.recipe.write_text(yaml.safe_dump(recipe, sort_keys=False))
 
@@ -217,6 +221,22 @@ def test_outliers_agree_with_sorting(finished: tuple[Day, Path]) -> None:
         good = good & chosen if good else chosen
     assert {row["key"] for row in rows if row["status"] == "kept"} == good
     assert _funnel(root)["Total"]["outlier_image"] == len(rows) - len(good)
+
+
+def test_the_shipped_detector_drops_photographs_and_keeps_aerial_images(finished: tuple[Day, Path]) -> None:
+    _, root = finished
+    rows = _table(root, "outliers")
+    aerial, photographs = ([row for row in rows if f"/real/{kind}/" in row["url"]] for kind in ("rs", "photo"))
+    assert min(len(aerial), len(photographs)) > 50
+    shares = {
+        "aerial called aerial": np.mean([row["detector_logit"] > 0 for row in aerial]),
+        "photographs called aerial": np.mean([row["detector_logit"] > 0 for row in photographs]),
+        "aerial dropped by the detector": np.mean([row["reason"] == "low_detector_score" for row in aerial]),
+        "photographs dropped": np.mean([row["status"] == "dropped" for row in photographs]),
+    }
+    print(len(aerial), len(photographs), shares)
+    assert shares["aerial called aerial"] > 0.95
+    assert shares["photographs called aerial"] < 0.1
 
 
 def test_shards_hold_what_remains(finished: tuple[Day, Path]) -> None:

@@ -293,7 +293,7 @@ def test_class_order_comes_from_the_names(tmp_path: Path) -> None:
     ("settings", "sentence"),
     [
         (OutliersConfig(), "name a vlm, a detector or both"),
-        (OutliersConfig(detector=DetectorConfig(model="builtin")), "not shipped yet"),
+        (OutliersConfig(detector=DetectorConfig(model="built-in")), "'built-in' is no model"),
         (OutliersConfig(detector=DetectorConfig(model="/no/such/folder")), "there is no folder"),
         (
             OutliersConfig(detector=DetectorConfig(model="{models}/detector"), keep=Keep(similarity=0.5)),

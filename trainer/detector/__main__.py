@@ -138,13 +138,14 @@ def _evaluate(pool: list[Any], out: Path, machine: Machine) -> None:
 
 
 def leave_out(options: argparse.Namespace) -> None:
-    """Runs of a design, each under OUT/leave-out; their figures to OUT/leave_out.json or OUT/curve.json."""
+    """Runs of a design, each under OUT/leave-out; figures after each to OUT/leave_out.json or OUT/curve.json."""
     from trainer.detector import leave_out as lefts
 
     config, machine, pool = _opened(options)
-    found = lefts.leave_out(pool, config, options.design, options.out / "leave-out", machine)
-    _write(options.out / ("curve.json" if options.design == "curve" else "leave_out.json"), found)
-    print(json.dumps(found["overall"], indent=1))
+    path = options.out / ("curve.json" if options.design == "curve" else "leave_out.json")
+    for found in lefts.leave_out(pool, config, options.design, options.out / "leave-out", machine):
+        _write(path, found)
+        print(json.dumps(found["overall"], indent=1), flush=True)
 
 
 def write_card(options: argparse.Namespace) -> None:

@@ -19,12 +19,19 @@ MODALITY = 0.3
 """Probability that a picture is turned into another modality."""
 
 
-def augment(pixels: Pixels, rng: np.random.Generator, size: int) -> Pixels:
-    """(height, width, 3) to (size, size, 3): crop, turn, rescale, modality, jitter, encode and resize."""
+def augment(pixels: Pixels, rng: np.random.Generator, size: int, harder: float = 0.0) -> Pixels:
+    """(height, width, 3) to (size, size, 3): crop, turn, rescale, modality, jitter, encode and resize.
+
+    `harder` is the probability of a further turn by any angle, and of grey whatever the modality.
+    """
     from PIL import Image
 
     image = _window(Image.fromarray(pixels), rng)
     image = _turned(image, rng)
+    if harder and rng.random() < harder:
+        image = rotated(image, float(rng.uniform(-45, 45)))
+    if harder and rng.random() < harder:
+        image = image.convert("L").convert("RGB")
     image = _rescaled(image, rng)
     if rng.random() < MODALITY:
         image = _of(MODALITIES[int(rng.integers(len(MODALITIES)))](_array(image), rng))

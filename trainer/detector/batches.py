@@ -65,8 +65,8 @@ class Batches:
     def __getitem__(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         rng = np.random.default_rng([self.config.seed, number])
         indices = self._picks(rng)
-        size = self.config.size_at(number)
-        images = np.stack([augment(self.pictures[index].pixels, rng, size) for index in indices])
+        size, harder = self.config.size_at(number), self.config.harder_at(number)
+        images = np.stack([augment(self.pictures[index].pixels, rng, size, harder) for index in indices])
         return images, self._labels[indices]
 
     def _picks(self, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from trainer.detector.config import LABELS
 from trainer.errors import UserError
 
 WEAKEST = 8
+WEIGHTS = ("model/model.safetensors", "model.safetensors")
 SHIPPED = ("model/config.json", "model/model.safetensors", "training.json", "metrics.json")
 ALSO = ("leave_out.json", "curve.json", "reliability.png", "README.md")
 
@@ -50,15 +51,15 @@ def render(folder: Path, notes: str = "") -> str:
         curve=curve,
         labels=LABELS,
         weakest=weakest(measured, left),
-        weights=_weights(folder / "model" / "model.safetensors"),
+        weights=_weights(folder),
         notes=notes.strip(),
     )
     return text.rstrip() + "\n"
 
 
-def _weights(path: Path) -> dict[str, Any]:
-    """Size and digest of the file that the card speaks of."""
-    held = path.read_bytes()
+def _weights(folder: Path) -> dict[str, Any]:
+    """Size and digest of the file that the card speaks of, in a training's folder or a shipped one."""
+    held = next(path for path in (folder / name for name in WEIGHTS) if path.exists()).read_bytes()
     return {"bytes": len(held), "sha256": sha256(held).hexdigest()}
 
 

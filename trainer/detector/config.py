@@ -77,8 +77,12 @@ class Training:
     """Probability that a batch is mixed by MixUp or CutMix."""
     balance: float = 0.5
     """A source of n images gets a share of its class in proportion to n to this power."""
+    restart: int = 0
+    """The step at which the schedule starts anew, at half the rate; 0: never."""
+    harder: float = 0.0
+    """From the restart on, the probability of further turns by any angle, and of grey beside the modalities'."""
     early_share: float = 0.0
-    """The first part of the steps, which see pictures of `early_size` px."""
+    """The first part of a schedule, which sees pictures of `early_size` px."""
     early_size: int = 96
     checkpoint_every: int = 250
 
@@ -98,17 +102,27 @@ class Config:
         """As nested plain values, for JSON."""
         return asdict(self)
 
+    def cycle(self, step: int) -> tuple[int, int]:
+        """First step, and step after the last, of the schedule that a step is in."""
+        of = self.training
+        return (of.restart, of.steps) if step >= of.restart else (0, of.restart)
+
+    def harder_at(self, step: int) -> float:
+        """A step's probability of further turns and of grey."""
+        return self.training.harder if 0 < self.training.restart <= step else 0.0
+
     def size_at(self, step: int) -> int:
         """The side of a step's pictures, in px."""
-        early = step < self.training.early_share * self.training.steps
+        first, end = self.cycle(step)
+        early = step - first < self.training.early_share * (end - first)
         return self.training.early_size if early else self.model.size
 
     def with_steps(self, steps: int | None) -> Config:
-        """The same with another length; the warm-up takes a tenth of it at most."""
+        """The same with another length, without a restart; the warm-up takes a tenth of it at most."""
         if not steps:
             return self
         warmup = min(self.training.warmup, max(1, steps // 10))
-        return replace(self, training=replace(self.training, steps=steps, warmup=warmup))
+        return replace(self, training=replace(self.training, steps=steps, warmup=warmup, restart=0))
 
 
 def load(path: Path | None) -> Config:
@@ -179,5 +193,9 @@ def _check(config: Config, where: str) -> None:
     for key in ("steps", "batch", "checkpoint_every"):
         if getattr(config.training, key) < 1:
             raise UserError(f"{where}: training.{key} is {getattr(config.training, key)}; at least 1 is wanted")
+    if not 0 <= config.training.restart < config.training.steps:
+        raise UserError(
+            f"{where}: training.restart is {config.training.restart}; 0, or a step before the last is wanted"
+        )
     if "drawn" in config.sources:
         raise UserError(f"{where}: sources.drawn: the name is taken by the negatives that code draws")

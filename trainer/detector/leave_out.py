@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,17 @@ def curve(config: Config) -> list[Run]:
 DESIGNS = {"rotation": rotation, "full": full, "curve": curve}
 
 
-def leave_out(pool: Sequence[Picture], config: Config, design: str, folder: Path, machine: Machine) -> dict[str, Any]:
-    """Train and judge every run of a design; finished ones of the same config are taken from their files."""
-    rows = [_judged(run, pool, config, folder / design / run.name, machine) for run in DESIGNS[design](config)]
-    return {"design": design, "config": config.plain(), "runs": rows, "overall": overall(rows)}
+def leave_out(
+    pool: Sequence[Picture], config: Config, design: str, folder: Path, machine: Machine
+) -> Iterator[dict[str, Any]]:
+    """Train and judge the runs of a design; finished ones of the same config are taken from their files.
+
+    Yields the figures of all runs so far, after each.
+    """
+    rows: list[dict[str, Any]] = []
+    for run in DESIGNS[design](config):
+        rows.append(_judged(run, pool, config, folder / design / run.name, machine))
+        yield {"design": design, "config": config.plain(), "runs": list(rows), "overall": overall(rows)}
 
 
 def _judged(run: Run, pool: Sequence[Picture], config: Config, folder: Path, machine: Machine) -> dict[str, Any]:

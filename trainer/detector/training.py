@@ -159,12 +159,14 @@ def _start(config: Config, machine: Machine) -> State:
 
 
 def learning_rate(step: int, config: Config) -> float:
-    """Linear warm-up, then half a cosine to a hundredth."""
+    """Linear warm-up, then half a cosine to a hundredth; after a restart at half the rate (Loshchilov, Hutter 2017)."""
     of = config.training
-    if step < of.warmup:
-        return of.lr * (step + 1) / of.warmup
-    done = (step - of.warmup) / max(1, of.steps - of.warmup)
-    return of.lr * (0.01 + 0.99 * 0.5 * (1 + cos(pi * done)))
+    first, end = config.cycle(step)
+    peak = of.lr / 2 if first else of.lr
+    if step - first < of.warmup:
+        return peak * (step - first + 1) / of.warmup
+    done = (step - first - of.warmup) / max(1, end - first - of.warmup)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + cos(pi * done)))
 
 
 def _step(state: State, images: Any, labels: Any, config: Config, machine: Machine) -> float:

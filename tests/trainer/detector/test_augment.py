@@ -39,6 +39,16 @@ def test_a_modality_keeps_the_shape_and_changes_the_picture(modality: Callable[.
     assert np.abs(out - values).max() > 1
 
 
+def test_harder_pictures_are_mostly_grey() -> None:
+    pixels = np.full((40, 50, 3), (30, 160, 60), np.uint8)
+
+    def greyish(harder: float) -> int:
+        made = [augment(pixels, np.random.default_rng(seed), 16, harder) for seed in range(40)]
+        return sum(int(np.ptp(picture.mean((0, 1))) < 45) for picture in made)
+
+    assert greyish(1.0) > 32 > 16 > greyish(0.0)
+
+
 def test_grey_and_radar_have_no_colour() -> None:
     for modality in (module.grey, module.speckle):
         out = modality(pixels(30, 30).astype(np.float32), np.random.default_rng(0))

@@ -127,6 +127,18 @@ def test_the_learning_rate_warms_up_and_ends_at_a_hundredth(toy: Config) -> None
     assert rates[-1] == pytest.approx(toy.training.lr / 100)
 
 
+def test_a_restart_begins_the_schedule_anew_at_half_the_rate_with_harder_pictures(toy: Config) -> None:
+    again = replace(toy, training=replace(toy.training, restart=10, harder=0.5, early_share=0.5, early_size=24))
+    of = again.training
+    rates = [learning_rate(step, again) for step in range(of.steps)]
+    assert max(rates[:10]) == of.lr
+    assert max(rates[10:]) == rates[10 + of.warmup] == of.lr / 2
+    assert rates[9] < of.lr / 10
+    assert [again.harder_at(step) for step in (0, 9, 10, 23)] == [0, 0, 0.5, 0.5]
+    assert [again.size_at(step) for step in (0, 4, 5, 10, 16, 17)] == [24, 24, 32, 24, 24, 32]
+    assert again.with_steps(4).training.restart == 0
+
+
 def test_asking_for_a_gpu_that_is_not_there_is_a_sentence() -> None:
     if torch.cuda.is_available():
         pytest.skip("a GPU is there")
