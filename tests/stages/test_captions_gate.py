@@ -177,6 +177,17 @@ def test_loops_are_repeats_of_up_to_four_words_or_few_words_over_and_over() -> N
     assert _loops("the tree and the road and the tree or the road and the tree")
 
 
+def test_real_captions_of_people_pass_and_map_services_do_not(gate: Gate, real_data: Path) -> None:
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(real_data / "text/captions.parquet").to_pylist()
+    human = [row["caption"] for row in rows if row["source"] in ("rsicd", "ucm_captions")][:3000]
+    assert sum(gate.reason(text, NOTHING) is not None for text in human) <= len(human) // 500
+    google = [row["caption"] for row in rows if row["source"] == "rs3_dump" and "google" in row["caption"].lower()]
+    assert len(google) > 50
+    assert all(gate.reason(text, NOTHING) for text in google)
+
+
 def test_every_reason_is_documented() -> None:
     page = Path("docs/captions.md").read_text(encoding="utf-8")
     assert all(f"`{reason}`" in page for reason in REASONS)
