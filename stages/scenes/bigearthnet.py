@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 import manifests
-from stages.errors import UnitError, UserError
+from stages.errors import UnitError, UserError, listing
 from stages.scenes import tables
 from stages.scenes.base import WEB_SUFFIXES, BadScene, Bands, Entry, Scene
 from stages.scenes.folder import own_names, suffix
@@ -117,6 +117,11 @@ class BigEarthNetReader:
     def _patch(self, path: str, name: str, files: Mapping[str, File]) -> Entry:
         found = [file for band in RGB if (file := files.get(f"{name}_{band}.tif"))]
         record = f"{name}_labels_metadata.json"
+        if _BASELINE.search(name) and not self._metadata:
+            raise UnitError(
+                f"source {self.source.name!r}: patches of version 2 need metadata.parquet, which is not in "
+                f"{listing(root.url for root in self.roots)}; name the folder that holds it, or path.metadata"
+            )
         rasters = {file[len(name) + 1 :]: files[file].size for file in files if file.endswith(".tif")}
         note = {
             "bands": len(found) == len(RGB),

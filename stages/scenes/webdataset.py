@@ -115,11 +115,17 @@ class WebdatasetReader:
         caption = _text(parts.get("caption")) or _text_of(said.get("caption"))
         facts = {**taken_over(said), **self.options.facts}
         name = _text(parts.get("name"))
-        facts["url"] = _text_of(said.get("url")) or name or entry.url
+        facts["url"] = _url(said) or name or entry.url
         facts["licence"] = _text_of(said.get("licence")) or _text_of(said.get("license")) or self.source.licence
         facts["captions"] = _captions(said.get("captions"), self.source.name)
         captions = [(caption, "user")] if caption else []
         return Scene(facts=facts, captions=captions)
+
+
+def _url(said: Mapping[str, Any]) -> str | None:
+    """What a passport calls the sample; names that only its source makes unique have the source before them."""
+    url, source = _text_of(said.get("url")), _text_of(said.get("source"))
+    return f"{source}/{url}" if url and source and "://" not in url else url
 
 
 def estimate(reader: WebdatasetReader) -> int:

@@ -155,6 +155,12 @@ def test_version_2_and_its_parquet(tmp_path: Path) -> None:
     assert (row["stretch"], row["utm_zone"], row["pixel_x_m"]) == ("range 0 to 2000", "33T", 10.0)
 
 
+def test_version_2_without_its_parquet_is_told(tmp_path: Path) -> None:
+    patch(tmp_path / "ben", V2, record=False)
+    with pytest.raises(RuntimeError, match=r"patches of version 2 need metadata\.parquet"):
+        ingest(tmp_path, ben(tmp_path / "ben"))
+
+
 def test_jpegs_with_their_csv(tmp_path: Path) -> None:
     folder = tmp_path / "BigEarthNet-S2-v1.0-rgb"
     for number in (7, 8, 9):

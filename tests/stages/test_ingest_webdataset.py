@@ -103,8 +103,12 @@ def test_damage_inside_costs_a_row_and_broken_tars_fail_unless_dropped(tmp_path:
 def test_our_own_shards_go_round(tmp_path: Path) -> None:
     with (tmp_path / "mine.tar").open("wb") as file:
         made = TarWriter(file)
-        for name, data in (("k.jpg", jpeg(1)), ("k.txt", b"a dam"), ("k.json", b'{"key": "k", "source": "fmow"}')):
-            made.add(name, data)
+        for number, source in enumerate(("fmow", "scenes")):
+            said = {"key": f"k{number}", "source": source, "url": "train/1.jpg", "labels": ["dam"]}
+            made.add(f"k{number}.jpg", jpeg(number))
+            made.add(f"k{number}.txt", b"a dam")
+            made.add(f"k{number}.json", json.dumps(said).encode())
         made.close()
-    [row] = ingest(tmp_path, wds(str(tmp_path / "mine.tar")))[0].to_pylist()
-    assert (row["source"], row["caption"], row["reason"]) == ("old", "a dam", None)
+    rows = by_url(ingest(tmp_path, wds(str(tmp_path / "mine.tar")))[0])
+    assert {url: row["reason"] for url, row in rows.items()} == {"fmow/train/1.jpg": None, "scenes/train/1.jpg": None}
+    assert {(row["source"], row["caption"], *row["labels"]) for row in rows.values()} == {("old", "a dam", "dam")}
