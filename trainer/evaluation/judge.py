@@ -244,7 +244,7 @@ def _scene_figures(scenes: Sequence[Scene], rows: Sequence[Mapping[str, float]],
     counts = np.repeat(np.bincount(at).astype(np.float64)[:, None], len(localisation.FIGURES), axis=1)
     tally = Tally(units=[image.digest() for image in images], names=localisation.FIGURES, sums=sums, counts=counts)
     queries = [
-        {"caption": scene.caption, "image": scene.image.path.name} | row
+        {"caption": scene.caption, "image": scene.image.path.name, **row}
         for scene, row in zip(scenes, rows, strict=True)
     ]
     figures = _with_spread(tally, seed, 1.0) | {"n_images": len(images), "n_queries": len(scenes), "queries": queries}

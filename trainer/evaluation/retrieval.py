@@ -16,8 +16,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 KS = (1, 5, 10)
-CELLS = 1 << 24
-"""Scores held at a time: 64 MiB in float32."""
+CELLS = 1 << 22
+"""Scores held at a time: 16 MiB in float32, and 32 MiB for what they are compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def _block(scores: NDArray[np.float32], of: Ints, counts: Floats, right: Pairs, 
     np.maximum.at(top, right.query, found)
     above = (scores > top[:, None]) @ counts
     tied = (scores == top[:, None]) @ counts
-    good = np.bincount(right.query, weights=found == top[right.query], minlength=len(scores))
+    good = np.bincount(right.query[found == top[right.query]], minlength=len(scores)).astype(np.float64)
     slots = np.asarray(ks, dtype=np.float64)[None, :] - above[:, None]
     wrong = (tied - good)[:, None]
     return Hits(
