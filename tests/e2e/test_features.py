@@ -45,7 +45,7 @@ def test_dedup_by_features_behind_outliers(world: World, copy: Path, tmp_path: P
     assert summary["tests"]["images"] == 1
     funnel = json.loads((copy / "report/report.json").read_text())["funnel"][-1]
     assert funnel["remain"] == _kept(copy, "shards")
-    verify = [sys.executable, "-m", "curation.verify", "--root", copy]
+    verify = [sys.executable, "-m", "curation.verify", "--root", str(copy)]
     assert subprocess.run(verify, check=False).returncode == 0
     for path in _files(copy, "outliers", "part"):
         table = pq.read_table(path)
