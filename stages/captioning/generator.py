@@ -108,7 +108,13 @@ class Captioner:
         def write(inputs: Sequence[Inputs], identities: Sequence[str]) -> list[list[str]]:
             tensors = _batch(inputs, device, vision.dtype_of(precision), self.ref)
             draws = [uniforms(options.seed, name, options.candidates, options.max_tokens) for name in identities]
-            rows = _generate(model, tensors, np.concatenate(draws), device, options)
+            try:
+                rows = _generate(model, tensors, np.concatenate(draws), device, options)
+            except torch.OutOfMemoryError as error:
+                raise UnitError(
+                    f"{self.ref.where}: {len(inputs)} images with {options.candidates} candidates each do not fit the "
+                    f"memory of the device; lower stages.captions.batch_size"
+                ) from error
             texts = tokenizer.batch_decode([until(row, stops) for row in rows], skip_special_tokens=True)
             clean = [" ".join(text.split()) for text in texts]
             return [clean[n : n + options.candidates] for n in range(0, len(clean), options.candidates)]
