@@ -140,50 +140,51 @@ def judge_retrieval(encoder: Encoder, data: Retrieval, seed: int = 0) -> Found:
     texts = [text for text, owner in zip(data.texts, owners, strict=True) if owner >= 0]
     owners = owners[owners >= 0]
     sides = encoded.side, encode_texts(encoder, texts)
-    numbers = np.arange(len(texts))
-    paper = both_ways(*sides, Pairs.of(owners, numbers), Pairs.of(numbers, owners), owners)
-    same = retrieval.same_text_pairs(sides[1].of, owners)
-    aware = both_ways(*sides, same, Pairs.of(same.item, same.query), owners)
-    tallies = {
-        order: _recall_tally(_units(encoded.digests), *sums)
-        for order, sums in (paper | {"aware": aware["expected"]}).items()
-    }
-    figures = _with_spread(tallies["expected"], seed, PERCENT) | {
+    paper = tallies_of(_units(encoded.digests), *sides, owners, aware=False)
+    aware = tallies_of(_units(encoded.digests), *sides, owners, aware=True)["expected"]
+    figures = _with_spread(paper["expected"], seed, PERCENT) | {
         "n_images": len(encoded.kept),
         "n_texts": len(texts),
         "distinct_texts": len(sides[1].features),
-        "best": _means(tallies["best"], PERCENT),
-        "worst": _means(tallies["worst"], PERCENT),
-        "duplicate_aware": _with_spread(tallies["aware"], seed, PERCENT),
+        "best": _means(paper["best"], PERCENT),
+        "worst": _means(paper["worst"], PERCENT),
+        "duplicate_aware": _with_spread(aware, seed, PERCENT),
         "ceiling": ceiling(sides[1].of, owners, len(encoded.kept)),
         "unreadable": _unreadable(data.images, encoded.kept),
     }
-    return Found(figures=figures, tally=tallies["expected"], scale=PERCENT)
+    return Found(figures=figures, tally=paper["expected"], scale=PERCENT)
 
 
-Sums = tuple[NDArray[np.float64], NDArray[np.float64]]
-
-
-def both_ways(
-    images: Side, texts: Side, right_texts: Pairs, right_images: Pairs, owners: NDArray[np.int64]
-) -> dict[str, Sums]:
-    """For `expected`, `best` and `worst`: hits summed over each image's queries, and their counts, (images, 6) each.
+def tallies_of(
+    units: Sequence[str], images: Side, texts: Side, owners: NDArray[np.int64], *, aware: bool
+) -> dict[str, Tally]:
+    """What each image adds to the recalls, for `expected`, `best` and `worst` orders of ties.
 
     An image is one query; each of its texts is another, of which the image takes the sum.
+
+    Args:
+        units: Names of the images.
+        images: The images, as queries and gallery.
+        texts: The texts.
+        owners: (texts,), the image of each.
+        aware: Whether the same text is right wherever it stands.
     """
-    to_text, to_image = retrieval.hits(images, texts, right_texts), retrieval.hits(texts, images, right_images)
+    if aware:
+        right_texts, right_images = retrieval.same_text_pairs(texts.of, owners)
+        asked, back = Side(features=texts.features, of=np.arange(len(texts.features))), texts.of
+    else:
+        asked, back = texts, np.arange(len(owners))
+        right_texts, right_images = Pairs.of(owners, back), Pairs.of(back, owners)
+    to_text, to_image = retrieval.hits(images, texts, right_texts), retrieval.hits(asked, images, right_images)
     count = np.bincount(owners, minlength=len(images.of)).astype(np.float64)
     counts = np.stack([np.ones_like(count)] * len(KS) + [count] * len(KS), axis=1)
     found = {}
     for order in ("expected", "best", "worst"):
         summed = np.zeros((len(images.of), len(KS)))
-        np.add.at(summed, owners, getattr(to_image, order))
-        found[order] = np.concatenate([getattr(to_text, order), summed], axis=1), counts
+        np.add.at(summed, owners, getattr(to_image, order)[back])
+        sums = np.concatenate([getattr(to_text, order), summed], axis=1)
+        found[order] = Tally(units=units, names=RECALLS, sums=sums, counts=counts, means=MEANS)
     return found
-
-
-def _recall_tally(units: Sequence[str], sums: NDArray[np.float64], counts: NDArray[np.float64]) -> Tally:
-    return Tally(units=units, names=RECALLS, sums=sums, counts=counts, means=MEANS)
 
 
 def ceiling(text_ids: NDArray[np.int64], owners: NDArray[np.int64], images: int) -> dict[str, Any]:

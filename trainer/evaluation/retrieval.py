@@ -41,12 +41,20 @@ class Pairs:
 
     query: Ints
     item: Ints
+    copies: Floats
+    """Items of the same vector as `item` that are right as well, it included."""
 
     @classmethod
-    def of(cls, query: Ints, item: Ints) -> Pairs:
-        """Sorted by query."""
+    def of(cls, query: Ints, item: Ints, copies: Floats | None = None) -> Pairs:
+        """Sorted by query; each item stands for itself by default."""
         order = np.argsort(query, kind="stable")
-        return cls(query=query[order], item=item[order])
+        copies = np.ones(len(item)) if copies is None else copies
+        return cls(query=query[order], item=item[order], copies=copies[order])
+
+    def part(self, start: int, stop: int) -> Pairs:
+        """The pairs of a run of queries, counted from its first."""
+        low, high = np.searchsorted(self.query, [start, stop])
+        return Pairs(query=self.query[low:high] - start, item=self.item[low:high], copies=self.copies[low:high])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +86,7 @@ def _blocks(queries: Side, gallery: Side, right: Pairs, rows: int) -> Iterator[t
     for start in range(0, len(queries.of), rows):
         distinct, back = np.unique(queries.of[start : start + rows], return_inverse=True)
         scores = (queries.features[distinct] @ gallery.features.T)[back]
-        low, high = np.searchsorted(right.query, [start, start + rows])
-        yield scores, Pairs(query=right.query[low:high] - start, item=right.item[low:high])
+        yield scores, right.part(start, start + rows)
 
 
 def _block(scores: NDArray[np.float32], of: Ints, counts: Floats, right: Pairs, ks: Sequence[int]) -> Hits:
@@ -88,7 +95,8 @@ def _block(scores: NDArray[np.float32], of: Ints, counts: Floats, right: Pairs, 
     np.maximum.at(top, right.query, found)
     above = (scores > top[:, None]) @ counts
     tied = (scores == top[:, None]) @ counts
-    good = np.bincount(right.query[found == top[right.query]], minlength=len(scores)).astype(np.float64)
+    good = np.zeros(len(scores))
+    np.add.at(good, right.query, right.copies * (found == top[right.query]))
     slots = np.asarray(ks, dtype=np.float64)[None, :] - above[:, None]
     wrong = (tied - good)[:, None]
     return Hits(
@@ -147,13 +155,12 @@ def ceiling_image_to_text(text_ids: Ints, text_image: Ints, images: int, ks: Seq
     return best.mean(axis=0)
 
 
-def same_text_pairs(text_ids: Ints, text_image: Ints) -> Pairs:
-    """(image, text) pairs where the text equals one of the image's own: right in the duplicate-aware protocol."""
-    pairs = np.unique(np.stack([text_ids, text_image]), axis=1)
-    order = np.argsort(text_ids, kind="stable")
-    low = np.searchsorted(text_ids[order], pairs[0], side="left")
-    high = np.searchsorted(text_ids[order], pairs[0], side="right")
-    sizes = high - low
-    images = np.repeat(pairs[1], sizes)
-    inside = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return Pairs.of(images, order[np.repeat(low, sizes) + inside])
+def same_text_pairs(text_ids: Ints, text_image: Ints) -> tuple[Pairs, Pairs]:
+    """What is right in the duplicate-aware protocol: for images, all copies of their texts; for distinct texts, images.
+
+    Returns:
+        (image, text) pairs, of the first text of each kind with the number of its copies; (distinct text, image) pairs.
+    """
+    _, first, copies = np.unique(text_ids, return_index=True, return_counts=True)
+    distinct, images = np.unique(np.stack([text_ids, text_image]), axis=1)
+    return Pairs.of(images, first[distinct], copies[distinct].astype(np.float64)), Pairs.of(distinct, images)

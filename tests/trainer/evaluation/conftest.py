@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,14 @@ COLOURS = {"Forest": (20, 110, 30), "River": (40, 60, 200), "SeaLake": (10, 30, 
 
 
 @pytest.fixture(scope="session")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_open_clip(tmp_path_factory.mktemp("clip") / "model", seed=1)
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A model so small that a second thread of torch only waits for the first."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield make_open_clip(tmp_path_factory.mktemp("clip") / "model", seed=1)
+    torch.set_num_threads(threads)
 
 
 def write_picture(path: Path, seed: int, colour: tuple[int, int, int] = (90, 90, 90), side: int = 48) -> Path:
@@ -36,6 +43,17 @@ def eurosat(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_picture(root / "2750" / name / f"{name}_{index}.png", 10 * number + index, colour)
     (root / "2750" / "River" / "River_9.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     return root
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """EuroSAT with four prompts a class instead of 105, and three of its classes."""
+    path = tmp_path_factory.mktemp("few") / "few.yaml"
+    path.write_text(
+        "templates: {few: [{form: '{one} image of {c}.', one: [an, an aerial, a satellite, a low resolution]}]}\n"
+        "benchmarks: {eurosat: {templates: few, classes: {woods: [Forest], river: [], lake or sea: [SeaLake]}}}"
+    )
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,20 @@ def test_duplicates_impose_a_ceiling_that_the_perfect_model_meets() -> None:
 
 
 def test_the_same_text_is_right_in_the_duplicate_aware_protocol() -> None:
-    pairs = retrieval.same_text_pairs(np.array([0, 1, 0, 2]), np.array([0, 0, 1, 1]))
-    found = {(int(image), int(text)) for image, text in zip(pairs.query, pairs.item, strict=True)}
-    assert found == {(0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (1, 3)}
-    assert (np.diff(pairs.query) >= 0).all()
+    images, texts = retrieval.same_text_pairs(np.array([0, 1, 0, 2]), np.array([0, 0, 1, 1]))
+    found = sorted(zip(images.query.tolist(), images.item.tolist(), images.copies.tolist(), strict=True))
+    assert found == [(0, 0, 2), (0, 1, 1), (1, 0, 2), (1, 3, 1)]
+    assert sorted(zip(texts.query.tolist(), texts.item.tolist(), strict=True)) == [(0, 0), (0, 1), (1, 0), (2, 1)]
+
+
+def test_copies_behind_a_pair_count_as_pairs_of_their_own() -> None:
+    rng = np.random.default_rng(2)
+    gallery = Side(features=unit_length(rng.integers(0, 3, (5, 2)) + 0.5), of=np.array([0, 1, 1, 1, 2, 3, 4, 4]))
+    queries = Side(features=unit_length(rng.normal(size=(4, 2))), of=np.arange(4))
+    short = Pairs.of(np.array([0, 1, 2, 3]), np.array([1, 6, 1, 0]), np.array([3.0, 2.0, 3.0, 1.0]))
+    long = Pairs.of(np.array([0, 0, 0, 1, 1, 2, 2, 2, 3]), np.array([1, 2, 3, 6, 7, 1, 2, 3, 0]))
+    for k in (1, 2, 5):
+        assert np.array_equal(
+            retrieval.hits(queries, gallery, short, ks=(k,)).expected,
+            retrieval.hits(queries, gallery, long, ks=(k,)).expected,
+        )
