@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,10 +62,13 @@ def _spans(length: int, step: int, start: int) -> list[tuple[int, int]]:
     return [(max(0, min(at, length - step)), min(at + step, length)) for at in starts]
 
 
-def spread(shape: tuple[int, int], where: Sequence[Window], scores: NDArray[np.floating]) -> Floats:
-    """(height, width): the mean score of the windows over each pixel; together they cover the image.
+def spread(
+    shape: tuple[int, int], where: Sequence[Window], scores: NDArray[np.floating]
+) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+    """The mean score of the windows over each pixel; together they cover the image.
 
-    The map is constant between the windows' edges, so it is summed on that coarse grid and then enlarged.
+    It is constant between the windows' edges, so a coarse grid holds it: (mean of each cell, the cells' heights and
+    their widths in px), which `enlarged` makes a map of.
     """
     rows = np.unique([0, shape[0], *(w.top for w in where), *(w.bottom for w in where)])
     columns = np.unique([0, shape[1], *(w.left for w in where), *(w.right for w in where)])
@@ -75,7 +79,12 @@ def spread(shape: tuple[int, int], where: Sequence[Window], scores: NDArray[np.f
         left, right = np.searchsorted(columns, [window.left, window.right])
         sums[top:bottom, left:right] += score
         counts[top:bottom, left:right] += 1
-    return np.repeat(np.repeat(sums / counts, np.diff(rows), axis=0), np.diff(columns), axis=1)
+    return sums / counts, np.diff(rows), np.diff(columns)
+
+
+def enlarged(grid: NDArray[Any], heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[Any]:
+    """(sum of heights, sum of widths): every cell of a grid at its size."""
+    return np.repeat(np.repeat(grid, heights, axis=0), widths, axis=1)
 
 
 def heat_map(shape: tuple[int, int], where: Sequence[Window], scores: NDArray[np.floating]) -> Bytes:
@@ -85,11 +94,11 @@ def heat_map(shape: tuple[int, int], where: Sequence[Window], scores: NDArray[np
     """
     import cv2
 
-    values = spread(shape, where, scores)
-    values -= values.min()
-    highest = values.max()
-    grey = np.rint(values * (255.0 / highest if highest > 0 else 0.0)).astype(np.uint8)
-    _, encoded = cv2.imencode(".jpg", cv2.medianBlur(grey, MEDIAN))
+    grid, heights, widths = spread(shape, where, scores)
+    grid -= grid.min()
+    highest = grid.max()
+    grey = np.rint(grid * (255.0 / highest if highest > 0 else 0.0)).astype(np.uint8)
+    _, encoded = cv2.imencode(".jpg", cv2.medianBlur(enlarged(grey, heights, widths), MEDIAN))
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE), dtype=np.uint8)
 
 
@@ -115,7 +124,9 @@ def peaks(heat: Bytes) -> Floats:
     labels, found = ndimage.label(highest, structure=np.ones((3, 3)))
     if not found:
         return np.zeros((0, 2))
-    centres = np.array(ndimage.center_of_mass(highest, labels, range(1, found + 1)))
+    rows, columns = np.nonzero(highest)
+    of = labels[rows, columns] - 1
+    centres = np.stack([np.bincount(of, rows), np.bincount(of, columns)], axis=1) / np.bincount(of)[:, None]
     heights = heat[tuple(np.floor(centres).astype(int).T)] / 255.0
     order = np.argsort(-heights, kind="stable")
     return centres[order][heights[order] >= PEAK][:, ::-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,26 +67,35 @@ def _tally(read: Any, at: str) -> tuple[Tally, float]:
     return tally, float(read[f"{at}/scale"])
 
 
-def published() -> dict[str, dict[str, float]]:
-    """{model: {figure, as `comparable` names it: value}} of the literature."""
+def published() -> dict[str, dict[str, Any]]:
+    """`models`: {model: {figure, as `comparable` names it: value}}; `images`: {figure: images behind it}."""
     import yaml
 
-    read: dict[str, dict[str, float]] = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    read: dict[str, dict[str, Any]] = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
     return read
 
 
-def comparable(results: Mapping[str, Any]) -> dict[str, tuple[float, list[float]]]:
-    """The figures that the literature prints, with their intervals: {"aid top-1": (value, [low, high])}.
+@dataclass(frozen=True)
+class Figure:
+    """One figure that the literature prints, too."""
+
+    value: float
+    ci95: Sequence[float]
+    images: int
+
+
+def comparable(results: Mapping[str, Any]) -> dict[str, Figure]:
+    """The figures that the literature prints: "aid top-1", "rsicd mR", "Rsu" ….
 
     Zero-shot figures are those of the paper's averaging.
     """
-    found: dict[str, tuple[float, list[float]]] = {}
+    found: dict[str, Figure] = {}
     for name, one in results.get("zero_shot", {}).items():
-        found[f"{name.lower()} top-1"] = one["top1_paper"], one["ci95"]["top1_paper"]
+        found[f"{name.lower()} top-1"] = Figure(one["top1_paper"], one["ci95"]["top1_paper"], one["n"])
     for name, one in results.get("retrieval", {}).items():
-        found[f"{name.lower()} mR"] = one["mR"], one["ci95"]["mR"]
+        found[f"{name.lower()} mR"] = Figure(one["mR"], one["ci95"]["mR"], one["n_images"])
     for one in results.get("selo", {}).values():
-        found |= {figure: (one[figure], one["ci95"][figure]) for figure in FIGURES}
+        found |= {figure: Figure(one[figure], one["ci95"][figure], one["n_images"]) for figure in FIGURES}
     return found
 
 
@@ -99,9 +109,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     if results.get("selo"):
         parts += ["## Semantic localisation", _selo(results["selo"])]
     own = comparable(results)
-    rows = {model: row for model, row in published().items() if set(row) & set(own)}
-    if rows:
-        parts += ["## Beside the published figures", _beside(own, rows)]
+    known = published()
+    if any(set(row) & set(own) for row in known["models"].values()):
+        parts += ["## Beside the published figures", _beside(own, known["models"]), *_other_sizes(own, known["images"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -179,37 +189,43 @@ def _selo(found: Mapping[str, Any]) -> str:
     return _grid(["benchmark", "queries", "Rsu ↑", "Ras ↓", "Rda ↑", "Rmi ↑"], rows)
 
 
-def _beside(own: Mapping[str, tuple[float, list[float]]], rows: Mapping[str, Mapping[str, float]]) -> str:
+def _beside(own: Mapping[str, Figure], rows: Mapping[str, Mapping[str, float]]) -> str:
     columns = [name for name in own if any(name in row for row in rows.values())]
 
     def cell(name: str, value: float | None) -> str:
         return "" if value is None else f"{value:.{4 if name in FIGURES else 2}f}"
 
-    lines = [[f"**{OWN}**", *(cell(name, own[name][0]) for name in columns)]]
+    lines = [[f"**{OWN}**", *(cell(name, own[name].value) for name in columns)]]
     lines += [[model, *(cell(name, row.get(name)) for name in columns)] for model, row in rows.items()]
     return _grid(["model", *columns], lines)
 
 
+def _other_sizes(own: Mapping[str, Figure], sizes: Mapping[str, int]) -> list[str]:
+    """A sentence, if some benchmark is not the whole one."""
+    said = [
+        f"{name} over {own[name].images:,} images, published over {size:,}"
+        for name, size in sizes.items()
+        if name in own and own[name].images != size
+    ]
+    return [f"Not the same images: {'; '.join(said)}."] if said else []
+
+
 def draw(results: Mapping[str, Any], path: Path) -> None:
     """A panel for each figure that the literature prints: its models as bars, this one with its interval."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Sheet
 
-    own, rows = comparable(results), published()
-    figure = Figure(figsize=(2.6 * max(2, len(own)), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(own), squeeze=False)[0]
-    for panel, (name, (value, ends)) in zip(panels, own.items(), strict=True):
-        others = {model: row[name] for model, row in rows.items() if name in row}
-        labels, values = [OWN, *others], [value, *others.values()]
-        colours = ["tab:orange"] + ["tab:grey"] * len(others)
-        panel.barh(labels, values, color=colours)
-        panel.errorbar(
-            [value], [OWN], xerr=[[max(0, value - ends[0])], [max(0, ends[1] - value)]], color="black", capsize=3
-        )
-        panel.invert_yaxis()
+    own, rows = comparable(results), published()["models"]
+    sheet = Sheet(figsize=(2.6 * max(2, len(own)), 3.2), layout="constrained")
+    panels = sheet.subplots(1, len(own), squeeze=False, sharey=True)[0]
+    labels = [OWN, *rows]
+    for panel, (name, one) in zip(panels, own.items(), strict=True):
+        values = [one.value, *(row.get(name, 0.0) for row in rows.values())]
+        panel.barh(labels, values, color=["tab:orange"] + ["tab:grey"] * len(rows))
+        ends = [[max(0.0, one.value - one.ci95[0])], [max(0.0, one.ci95[1] - one.value)]]
+        panel.errorbar([one.value], [OWN], xerr=ends, color="black", capsize=3)
         panel.set_title(name if name in FIGURES else f"{name}, %")
-        if panel is not panels[0]:
-            panel.set_yticklabels([])
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    panels[0].invert_yaxis()
+    sheet.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def comparison_markdown(found: Mapping[str, Mapping[str, Any]]) -> str:

@@ -79,6 +79,7 @@ def test_the_whole_table_agrees_with_a_straightforward_evaluation(
     check_selo(found["selo"]["AIR-SLT"])
     text = out.with_suffix(".md").read_text()
     assert "| GeoRSCLIP ViT-B/32 (released) | 61.40 | 26.06 | 0.7556 |" in text
+    assert "eurosat top-1 over 12 images, published over 27,000; rsicd mR over 12 images" in text
     assert "Images that were trained on: not checked." in text
     assert Image.open(out.with_suffix(".png")).width > 600
     assert Image.open(out.parent / "one-heatmaps" / "AIR-SLT" / "001.png").size == (820, 600)
