@@ -9,7 +9,7 @@ from trainer.data.captions import CaptionOptions, choose, restated
 from trainer.data.order import generator
 from trainer.errors import UserError
 
-PARTS = [
+PARTS: list[dict[str, Any]] = [
     {"text": "A harbour.", "origin": "generated", "fact": None, "orientation_dependent": False},
     {
         "text": "The pier lies in the upper left.",
@@ -19,8 +19,8 @@ PARTS = [
     },
     {"text": "The sensor resolves 0.5 m.", "origin": "metadata", "fact": "resolution", "orientation_dependent": False},
 ]
-CAPTION = " ".join(part["text"] for part in PARTS)  # type: ignore[misc]
-PASSPORT = {
+CAPTION = " ".join(part["text"] for part in PARTS)
+PASSPORT: dict[str, Any] = {
     "caption_parts": PARTS,
     "top_caption": "a harbour",
     "rotation_invariant_caption": "boats",
