@@ -3,8 +3,8 @@
 The other way is what an image-captioning mapper does that calls `generate` for each sample (Data-Juicer's, for one):
 one image, one caption a call, the image encoded anew each time. Both ways have the same model, images and options.
 
-    python -m benchmarks.captions                        # a BLIP2 of 48 M parameters, on the CPU
-    python -m benchmarks.captions --model blip2-opt-2.7b --device cuda --images 32 --batch 8 --precision fp16
+    python -m benchmarks.captions                        # a small BLIP2, on the CPU
+    python -m benchmarks.captions --model blip2-opt-2.7b --device cuda --precision fp16 --images 32 --batch 8 --share 16
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from stages.captioning.generator import Captioner, Inputs, Options
 from stages.models import ModelRef
 
 SMALL = {
-    "vision": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 6},
-    "qformer": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4},
-    "text": {"hidden_size": 384, "word_embed_proj_dim": 384, "ffn_dim": 1536, "num_hidden_layers": 8},
-    "heads": 6,
-    "vocabulary": 16384,
+    "vision": {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "qformer": {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "text": {"hidden_size": 192, "word_embed_proj_dim": 192, "ffn_dim": 768, "num_hidden_layers": 4},
+    "heads": 4,
+    "vocabulary": 8192,
 }
 OPT_2_7B = {
     "vision": {},
@@ -82,7 +82,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", choices=list(SHAPES), default="small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--candidates", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=20)
