@@ -21,7 +21,7 @@ from tests.e2e.world import counts, tar_digests
 from tests.stages.ingesting import fmow_chip, fmow_record, picture, polygon
 from tests.stages.test_ingest_bigearthnet import patch
 
-pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(1800)]
 CHIPS = 8
 
 
@@ -60,7 +60,7 @@ def command(folder: Path, root: Path, *more: str) -> list[str]:
 
 
 def run(folder: Path, root: Path, env: dict[str, str], *more: str) -> str:
-    done = subprocess.run(command(folder, root, *more), env=env, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command(folder, root, *more), env=env, capture_output=True, text=True, timeout=560)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
