@@ -132,15 +132,35 @@ def make_model(folder: Path, name: str) -> None:
 
 
 def contend(args: argparse.Namespace) -> dict[str, Any]:
-    """`{seconds}` of one contender; its scores lie in `root/CONTENDER.parquet`."""
+    """`{seconds, processor}` of one contender; its scores lie in `root/CONTENDER.parquet`."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     kind, _, precision = args.contender.partition("-")
     [name] = args.model
     folder = args.root / "models" / name
+    out = args.root / f"{args.contender}.parquet"
     if kind == "ours":
-        return {"seconds": Ours(args, folder, precision).score(args.root / f"{args.contender}.parquet")}
-    score = plain_loop if kind == "loop" else processor_in_the_actor
-    return {"seconds": score(args, folder, args.root / f"{args.contender}.parquet")}
+        return Ours(args, folder, precision).score(out)
+    return (plain_loop if kind == "loop" else processor_in_the_actor)(args, folder, out)
+
+
+class Clock:
+    """Time since its making, on the wall and of the processors, all processes counted."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter(), self._processor()
+
+    def read(self) -> dict[str, float]:
+        """`{seconds, processor}`."""
+        return {"seconds": time.perf_counter() - self.began[0], "processor": self._processor() - self.began[1]}
+
+    def _processor(self) -> float:
+        import psutil
+
+        me = psutil.Process()
+        mine = me.cpu_times()
+        alive = [child.cpu_times() for child in me.children(recursive=True)]
+        gone = mine.children_user + mine.children_system
+        return float(gone + sum(times.user + times.system for times in [mine, *alive]))
 
 
 class Ours:
@@ -163,22 +183,22 @@ class Ours:
     def _workspace(self, unit: Unit) -> UnitWorkspace:
         return UnitWorkspace(self.run, self.phase.name, unit)
 
-    def score(self, out: Path) -> float:
-        """Seconds from the first unit's decoding to the last unit's commit."""
+    def score(self, out: Path) -> dict[str, float]:
+        """Time from the first unit's decoding to the last unit's commit."""
         state = self.phase.setup(self._workspace(self.units[0]))
         with self._pool() as pool:
             for unit, prepared in islice(self._prepared(pool), 1):
                 self.phase.work(unit, self._workspace(unit), state, prepared)
-            began = time.perf_counter()
+            clock = Clock()
             files: list[OutputFile] = []
             for unit, prepared in self._prepared(pool):
                 done = do_unit(self.run, self.phase, unit, state, prepared=prepared)
                 assert done.record is not None, done.error
                 files += done.record.files
-            seconds = time.perf_counter() - began
+            taken = clock.read()
         tables = [self._workspace(Unit(id="all")).read_table(file.path) for file in files]
         pq.write_table(pa.concat_tables(tables), out)
-        return seconds
+        return taken
 
     def decode_only(self) -> float:
         """Images a second that all cores decode and resize."""
@@ -244,8 +264,8 @@ class Images:
         return self.transform(image), self.rows[index]["caption"]
 
 
-def plain_loop(args: argparse.Namespace, folder: Path, out: Path) -> float:
-    """Seconds of the loop everybody writes: `DataLoader`, both towers in fp32, one file of scores at the end."""
+def plain_loop(args: argparse.Namespace, folder: Path, out: Path) -> dict[str, float]:
+    """Time of the loop everybody writes: `DataLoader`, both towers in fp32, one file of scores at the end."""
     import torch
 
     score, images = _peer(args, folder)
@@ -253,8 +273,8 @@ def plain_loop(args: argparse.Namespace, folder: Path, out: Path) -> float:
     return _timed(loader, score, images, out)
 
 
-def processor_in_the_actor(args: argparse.Namespace, folder: Path, out: Path) -> float:
-    """Seconds of NeMo Curator's way with images: the model's process decodes and resizes its own batch, in fp32."""
+def processor_in_the_actor(args: argparse.Namespace, folder: Path, out: Path) -> dict[str, float]:
+    """Time of NeMo Curator's way with images: the model's process decodes and resizes its own batch, in fp32."""
     score, images = _peer(args, folder)
 
     def batches() -> Iterator[tuple[Any, list[str]]]:
@@ -292,41 +312,44 @@ def _peer(args: argparse.Namespace, folder: Path) -> tuple[Any, Images]:
     return score, images
 
 
-def _timed(batches: Any, score: Any, images: Images, out: Path) -> float:
-    began = time.perf_counter()
+def _timed(batches: Any, score: Any, images: Images, out: Path) -> dict[str, float]:
+    clock = Clock()
     scores = np.concatenate([score(pixels, list(captions)) for pixels, captions in batches], axis=1)
     ids = [row["sha256"] for row in images.rows]
     pq.write_table(pa.table({"id": ids, **dict(zip(SCORES, scores, strict=True))}), out)
-    return time.perf_counter() - began
+    return clock.read()
 
 
-def _run(args: argparse.Namespace, model: str, contender: str) -> float:
-    """Images a second of a contender, as a process of its own."""
+def _run(args: argparse.Namespace, model: str, contender: str) -> tuple[float, float]:
+    """(images a second, processor seconds an image) of a contender, as a process of its own."""
     command = [sys.executable, "-m", "benchmarks.scoring", "--contender", contender, "--root", str(args.root)]
     command += ["--model", model, "--images", str(args.images), "--batch", str(args.batch)]
     command += ["--workers", str(args.workers), "--device", args.device]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return float(args.images / json.loads(done.stdout.splitlines()[-1])["seconds"])
+    taken = json.loads(done.stdout.splitlines()[-1])
+    return args.images / taken["seconds"], taken["processor"] / args.images
 
 
 def on_cpu(args: argparse.Namespace, name: str) -> None:
     """Ours in fp32 and in bf16 beside the plain loop."""
     contenders = ("loop", "ours-fp32", "ours-bf16")
-    rates: dict[str, list[float]] = {contender: [] for contender in contenders}
+    runs: dict[str, list[tuple[float, float]]] = {contender: [] for contender in contenders}
     for _ in range(args.runs):
         for contender in contenders:
-            rates[contender].append(_run(args, name, contender))
-    print(f"\n{name}\n\n| contender | images/s | × the loop | largest difference | kept alike, best 90 % |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+            runs[contender].append(_run(args, name, contender))
+    print(f"\n{name}\n\n| contender | images/s | × the loop | processor time, ms an image | × the loop |", end="")
+    print(" largest differences | kept alike, best 90 % |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     loop = _scores(args.root / "loop.parquet")
-    for contender, found in rates.items():
-        ratio = statistics.median(a / b for a, b in zip(found, rates["loop"], strict=True))
+    for contender, found in runs.items():
         mine = _scores(args.root / f"{contender}.parquet")
         differences = [float(np.abs(mine[column] - loop[column]).max()) for column in SCORES]
-        middle, low, high = statistics.median(found), min(found), max(found)
+        rates, costs = ([each[n] for each in found] for n in (0, 1))
+        ratios = [statistics.median(a[n] / b[n] for a, b in zip(found, runs["loop"], strict=True)) for n in (0, 1)]
         print(
-            f"| {contender} | {middle:.1f} ({low:.1f}–{high:.1f}) | {ratio:.2f} | "
-            f"{differences[0]:.1e}, {differences[1]:.1e} | {_alike(mine, loop):.2%} |"
+            f"| {contender} | {statistics.median(rates):.1f} ({min(rates):.1f}–{max(rates):.1f}) | {ratios[0]:.2f} | "
+            f"{1000 * statistics.median(costs):.0f} ({1000 * min(costs):.0f}–{1000 * max(costs):.0f}) | "
+            f"{1 / ratios[1]:.2f} | {differences[0]:.1e}, {differences[1]:.1e} | {_alike(mine, loop):.1%} |",
+            flush=True,
         )
         if contender == "ours-fp32" and max(differences) > TOLERANCE:
             raise SystemExit(f"scores differ by {max(differences):.1e}, more than {TOLERANCE:.0e}")
@@ -351,8 +374,8 @@ def on_gpu(args: argparse.Namespace, name: str) -> None:
     alone = Ours(args, args.root / "models" / name, "auto")
     parts = {"decoding": alone.decode_only(), "forward": alone.forward_only(args.batch)}
     with Watch() as watch:
-        whole = [_run(args, name, "ours-auto") for _ in range(args.runs)]
-    actor = [_run(args, name, "actor-fp32") for _ in range(args.runs)]
+        whole = [_run(args, name, "ours-auto")[0] for _ in range(args.runs)]
+    actor = [_run(args, name, "actor-fp32")[0] for _ in range(args.runs)]
     binding = min(parts, key=lambda part: parts[part])
     middle, peer = statistics.median(whole), statistics.median(actor)
     print(f"\n{name}: whole {middle:,.0f} images/s ({min(whole):,.0f}–{max(whole):,.0f})")
