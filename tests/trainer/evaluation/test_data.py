@@ -131,3 +131,9 @@ def test_scenes(air_slt: Path, tmp_path: Path) -> None:
     (tmp_path / "annotations" / "anno.json").write_text(json.dumps([{"caption": "x"}]))
     with pytest.raises(UserError, match=r"anno\.json with caption"):
         data.read_scenes(tmp_path)
+
+
+def test_real_aid_has_all_thirty_classes_in_its_own_folders(real_data: Path) -> None:
+    read = data.read_classification("AID", real_data / "rs" / "aid", data.definitions())
+    assert len(read.images) == 3900
+    assert np.bincount(read.labels, minlength=30).tolist() == [130] * 30
