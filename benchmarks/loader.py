@@ -30,6 +30,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from trainer.data import NORMALISATIONS, Augment, Loader, LoaderOptions, State, normalise, open_index
@@ -46,6 +47,7 @@ PAIRS = (("rs5m", "ours_turned"), ("open_clip", "ours_cropped"))
 
 def main() -> None:
     args = _arguments()
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), args)
         args.data, args.storage, args.cache = folder, {}, f"{folder}/cache"

@@ -79,11 +79,6 @@ class Files:
             found.append(block if isinstance(block, Exception) else block[start - first : stop - first])
         return found
 
-    def close(self) -> None:
-        """Close what is open in this process."""
-        while self._open:
-            os.close(self._open.popitem()[1])
-
 
 def _whole(data: bytes | Exception, size: int) -> bytes | Exception:
     if isinstance(data, bytes) and len(data) != size:
@@ -111,7 +106,7 @@ def expand(patterns: str | Sequence[str], storage: Storage) -> list[str]:
     A pattern is a path or URL with `*`, `?`, `[…]` and braces (`{0000..0031}`, `{train,val}`).
 
     Raises:
-        UserError: a pattern matches no file.
+        UserError: a pattern matches no file, or its store gives no answer.
     """
     from braceexpand import braceexpand
 
@@ -134,6 +129,8 @@ def _matches(name: str, storage: Storage) -> list[str]:
         files = home.glob(name) if glob.has_magic(name) else [name] * home.isfile(name)
     except FileNotFoundError:
         files = []
+    except Exception as error:
+        raise UserError(f"{name}: the store cannot be asked for it ({' '.join(str(error).split())})") from error
     return [home.unstrip_protocol(each) for each in files]
 
 

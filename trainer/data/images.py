@@ -204,4 +204,4 @@ def normalise(images: Any, statistics: str | tuple[Triple, Triple] = "clip", dty
     mean, deviation = NORMALISATIONS[statistics] if isinstance(statistics, str) else statistics
     shift = torch.tensor(mean, device=images.device).mul_(255).view(1, 3, 1, 1)
     factor = torch.tensor(deviation, device=images.device).mul_(255).reciprocal_().view(1, 3, 1, 1)
-    return images.float().sub_(shift).mul_(factor).to(dtype or torch.float32)
+    return torch.sub(images, shift).mul_(factor).to(dtype or torch.float32)

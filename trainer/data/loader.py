@@ -145,8 +145,9 @@ class Loader:
         Raises:
             UserError: the state is of other data or another order, or more samples are damaged than allowed.
         """
-        dataset = self.dataset(epochs, state)
-        for batch in dataset.dataloader():
+        for damage in self.index.damage if self.rank == 0 else ():
+            print(f"damaged tar {damage}", file=sys.stderr, flush=True)
+        for batch in self.dataset(epochs, state).dataloader():
             if isinstance(batch, UserError):
                 raise batch
             self._count(batch)

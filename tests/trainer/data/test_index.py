@@ -139,6 +139,10 @@ def test_patterns(tmp_path: Path) -> None:
         expand(str(tmp_path / "part-{00..03}.tar"), {})
     with pytest.raises(UserError, match="nosuch"):
         expand("nosuch://bucket/*.tar", {})
+    with pytest.raises(UserError, match=r"^s3://bucket/\*\.tar: the store cannot be asked for it"):
+        expand(
+            "s3://bucket/*.tar", {"key": "k", "secret": "s", "client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}
+        )
 
 
 def test_no_sample_at_all_is_the_users_mistake(tmp_path: Path, cache: Path) -> None:

@@ -137,6 +137,16 @@ def test_too_much_damage_ends_the_run_in_one_sentence(tmp_path: Path, cache: Pat
         list(hopeless.batches(1))
 
 
+def test_a_tar_cut_off_is_named_and_the_rest_is_used(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pattern = write_shards(tmp_path, [3, 3])
+    cut = tmp_path / "part-01.tar"
+    cut.write_bytes(cut.read_bytes()[:8_000])
+    assert sorted(keys(run(open_index(pattern, cache=cache)))) == [f"{n:06d}" for n in range(5)]
+    assert f"damaged tar {cut}: it ends at byte 8000" in capsys.readouterr().err
+
+
 def test_what_a_sample_lacks_is_said(tmp_path: Path, cache: Path) -> None:
     rows = [each for number in range(8) for each in webdataset_members(number)]
     rows += [("x.txt", b"text alone"), ("y.png", encoded(picture(1))), ("z.png", encoded(picture(1))), ("z.json", b"{")]
