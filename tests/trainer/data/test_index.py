@@ -141,7 +141,13 @@ def test_patterns(tmp_path: Path) -> None:
         expand("nosuch://bucket/*.tar", {})
     with pytest.raises(UserError, match=r"^s3://bucket/\*\.tar: the store cannot be asked for it"):
         expand(
-            "s3://bucket/*.tar", {"key": "k", "secret": "s", "client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}
+            "s3://bucket/*.tar",
+            {
+                "key": "k",
+                "secret": "s",
+                "client_kwargs": {"endpoint_url": "http://127.0.0.1:9"},
+                "config_kwargs": {"retries": {"max_attempts": 0}},
+            },
         )
 
 
