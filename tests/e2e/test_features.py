@@ -15,7 +15,7 @@ import yaml
 
 from tests.e2e.world import World, counts, picture
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(600)]
 
 
 def test_dedup_by_features_behind_outliers(world: World, copy: Path, tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ def _day(data: Path, world: World) -> Day:
         for caption in entry["captions"][:2]
     ]
     day.rows["cc3m"] += [
-        (serve(path), published[-n % len(published)]) for n, path in enumerate(_files(data / "rs/aid")[::8])
+        (serve(path), published[-n % len(published)])
+        for folder, every in (("rs/aid", 8), ("photo/intel", 6), ("photo/imagenet", 6))
+        for n, path in enumerate(_files(data / folder)[::every])
     ]
     return day
 
@@ -227,7 +229,7 @@ def test_the_shipped_detector_drops_photographs_and_keeps_aerial_images(finished
     _, root = finished
     rows = _table(root, "outliers")
     aerial, photographs = ([row for row in rows if f"/real/{kind}/" in row["url"]] for kind in ("rs", "photo"))
-    assert min(len(aerial), len(photographs)) > 50
+    assert min(len(aerial), len(photographs)) > 100
     shares = {
         "aerial called aerial": np.mean([row["detector_logit"] > 0 for row in aerial]),
         "photographs called aerial": np.mean([row["detector_logit"] > 0 for row in photographs]),
@@ -236,7 +238,8 @@ def test_the_shipped_detector_drops_photographs_and_keeps_aerial_images(finished
     }
     print(len(aerial), len(photographs), shares)
     assert shares["aerial called aerial"] > 0.95
-    assert shares["photographs called aerial"] < 0.1
+    assert shares["photographs called aerial"] < 0.15
+    assert shares["photographs dropped"] > 0.7
 
 
 def test_shards_hold_what_remains(finished: tuple[Day, Path]) -> None:
