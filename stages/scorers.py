@@ -93,7 +93,7 @@ class Scorer(ABC):
 
     def features_digest(self, sha256: Callable[[str], str]) -> str:
         """Identity of the image features, which no prompt changes."""
-        return self._digest(sha256, ["features", self.config.precision])
+        return self._digest(sha256, ["features", self.config.precision, *(["reduced"] if self.config.reduced else [])])
 
     def _digest(self, sha256: Callable[[str], str], options: Sequence[Any]) -> str:
         named = [self.ref.identifier, self.ref.pretrained]

@@ -26,20 +26,24 @@ def pictures() -> list[Any]:
     return [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in SIZES]
 
 
-def check(library: str, options: dict[str, Any], steps: list[Any]) -> None:
+def other_sizes(library: str, options: dict[str, Any], steps: list[Any]) -> list[Any]:
+    """Sizes of the pictures whose pixels are not those of the library's steps."""
     plain = resizing.plain_resize(library, options)
     assert plain is not None
+    found = []
     for image in pictures():
         expected = image
         for step in steps:
             expected = step(expected)
-        assert np.array_equal(np.asarray(plain(image)), np.asarray(expected)), (options, image.size)
+        if not np.array_equal(np.asarray(plain(image)), np.asarray(expected)):
+            found.append(image.size)
+    return found
 
 
 @pytest.mark.parametrize("change", [{}, {"resize_mode": "squash"}, {"interpolation": "bilinear"}, {"size": (64, 64)}])
 def test_open_clip_pixels(change: dict[str, Any]) -> None:
     options = resizing.OPEN_CLIP | {"size": 64} | change
-    check("open_clip", options, vision._open_clip_steps(options))
+    assert other_sizes("open_clip", options, vision._open_clip_steps(options)) == []
 
 
 @pytest.mark.parametrize(
@@ -48,7 +52,7 @@ def test_open_clip_pixels(change: dict[str, Any]) -> None:
 )
 def test_timm_pixels(change: dict[str, Any]) -> None:
     options = resizing.TIMM | {"input_size": [3, 64, 64]} | change
-    check("timm", options, vision._timm_steps(options))
+    assert other_sizes("timm", options, vision._timm_steps(options)) == []
 
 
 @pytest.mark.parametrize(
