@@ -42,6 +42,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
     add("--model", required=True, help="open_clip name, hub id (org/name), or open_clip folder")
     add("--pretrained", help="open_clip's tag of weights")
     add("--checkpoint", type=Path, help="state dict: open_clip's, GeoRSCLIP's or ITRA's")
+    add("--adapter", type=Path, help="trained parts (peft.safetensors) for the model; a folder's own are found unasked")
     add("--quick-gelu", choices=("yes", "no"), help="the activation of a checkpoint's model, where nothing records it")
     add("--zero-shot", action="append", default=[], metavar="NAME=FOLDER")
     add("--retrieval", action="append", default=[], metavar="NAME=CSV_OR_JSON,IMAGES[,SPLIT] or NAME=FOLDER")
@@ -104,6 +105,7 @@ def evaluate(options: argparse.Namespace) -> None:
         model=options.model,
         pretrained=options.pretrained,
         checkpoint=options.checkpoint,
+        adapter=options.adapter,
         quick_gelu=None if options.quick_gelu is None else options.quick_gelu == "yes",
         device=options.device,
         precision=options.precision,
@@ -130,6 +132,7 @@ def _described(options: argparse.Namespace) -> dict[str, Any]:
         "name": options.model,
         "pretrained": options.pretrained,
         "checkpoint": str(checkpoint) if checkpoint else None,
+        "adapter": str(options.adapter) if options.adapter else None,
         "quick_gelu": options.quick_gelu,
         "precision": options.precision,
     }

@@ -35,6 +35,8 @@ class Choice:
     """An open_clip name, a hub id (`org/name`), or an open_clip folder."""
     pretrained: str | None = None
     checkpoint: Path | None = None
+    adapter: Path | None = None
+    """Trained parts (`trainer.adapters`) to put into the model; those in an open_clip folder are put in unasked."""
     quick_gelu: bool | None = None
     device: str = "auto"
     precision: str = "fp32"
@@ -127,43 +129,68 @@ def _dtype(precision: str) -> Any:
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Created:
+    """A model as a choice describes it, in evaluation mode."""
+
+    model: Any
+    transform: Callable[[Any], Any]
+    tokenizer: Callable[[list[str]], Any]
+    described: dict[str, Any]
+    """open_clip's config of the model, its activation (`quick_gelu`) always among it."""
+
+
 def load(choice: Choice, batch: int = 64, workers: int = 2) -> Encoder:
     """The model of a choice, in evaluation mode.
 
     Raises:
         UserError: it has no weights, its activation is unknown, or a checkpoint is of another model.
     """
-    import open_clip
     import torch
 
-    name, folder = identifier(choice.model)
-    quick = _quick_gelu(choice, name, recorded=folder or name.startswith("hf-hub:"))
-    device = _device(choice.device)
-    options: dict[str, Any] = {} if quick is None else {"quick_gelu": quick}
-    try:
-        model, _, transform = open_clip.create_model_and_transforms(
-            name,
-            pretrained=None if choice.checkpoint else choice.pretrained,
-            precision=choice.precision,
-            device=device,
-            load_weights=choice.checkpoint is None,
-            **options,
-        )
-        tokenizer = open_clip.get_tokenizer(name)
-    except Exception as error:  # libraries raise anything over names, configs and the hub
-        raise UserError(f"--model {choice.model}: cannot be loaded ({' '.join(str(error).split())[:300]})") from error
-    if choice.checkpoint:
-        _fill(model, choice.checkpoint, choice.model)
+    made = create(choice)
+    _attach(made.model, choice, folder=identifier(choice.model)[1])
     torch.backends.cudnn.deterministic = True
     return Encoder(
-        model=model.eval(),
-        transform=transform,
-        tokenizer=tokenizer,
-        device=device,
+        model=made.model,
+        transform=made.transform,
+        tokenizer=made.tokenizer,
+        device=device_of(choice.device),
         precision=choice.precision,
         batch=batch,
         workers=workers,
     )
+
+
+def create(choice: Choice, *, untrained: bool = False) -> Created:
+    """The model of a choice; `untrained` ones need no weights and get those of torch's generator.
+
+    Raises:
+        UserError: as `load`.
+    """
+    import open_clip
+
+    name, folder = identifier(choice.model)
+    recorded = folder or name.startswith("hf-hub:")
+    quick = _quick_gelu(choice, name, recorded=recorded, untrained=untrained)
+    options: dict[str, Any] = {} if quick is None else {"quick_gelu": quick}
+    try:
+        model, _, transform = open_clip.create_model_and_transforms(
+            name,
+            pretrained=None if choice.checkpoint or recorded else choice.pretrained,
+            precision=choice.precision,
+            device=device_of(choice.device),
+            load_weights=choice.checkpoint is None,
+            **options,
+        )
+        tokenizer = open_clip.get_tokenizer(name)
+        described = open_clip.get_model_config(name)
+    except Exception as error:  # libraries raise anything over names, configs and the hub
+        raise UserError(f"--model {choice.model}: cannot be loaded ({' '.join(str(error).split())[:300]})") from error
+    if choice.checkpoint:
+        _fill(model, choice.checkpoint, choice.model)
+    described = {"quick_gelu": False} | described | options
+    return Created(model=model.eval(), transform=transform, tokenizer=tokenizer, described=described)
 
 
 def identifier(model: str) -> tuple[str, bool]:
@@ -186,7 +213,12 @@ def identifier(model: str) -> tuple[str, bool]:
     raise UserError(f"--model {model}: no open_clip name, no hub id (org/name) and no folder")
 
 
-def _device(wanted: str) -> str:
+def device_of(wanted: str) -> str:
+    """`cuda` or `cpu`.
+
+    Raises:
+        UserError: `cuda` was asked for and is not there.
+    """
     import torch
 
     there = torch.cuda.is_available()
@@ -195,7 +227,7 @@ def _device(wanted: str) -> str:
     return "cuda" if wanted != "cpu" and there else "cpu"
 
 
-def _quick_gelu(choice: Choice, name: str, *, recorded: bool) -> bool | None:
+def _quick_gelu(choice: Choice, name: str, *, recorded: bool, untrained: bool) -> bool | None:
     """What to tell open_clip; None where the config says it.
 
     Raises:
@@ -207,6 +239,8 @@ def _quick_gelu(choice: Choice, name: str, *, recorded: bool) -> bool | None:
         return choice.quick_gelu
     if choice.checkpoint is None:
         if not choice.pretrained:
+            if untrained:
+                return None
             raise UserError(f"--model {choice.model}: its weights are wanted: --pretrained or --checkpoint")
         described = open_clip.get_pretrained_cfg(name, choice.pretrained) or {}
         return described.get("quick_gelu")
@@ -235,6 +269,16 @@ def _fill(model: Any, path: Path, name: str) -> None:
         odd = (missing and f"{missing[0]} is missing") or (unknown and f"{unknown[0]} is unknown to it")
         raise UserError(f"--checkpoint {path}: of another model than {name} ({odd or shapes[0] + ' has another size'})")
     model.load_state_dict({key: value.reshape(wanted[key].shape) for key, value in state.items()})
+
+
+def _attach(model: Any, choice: Choice, folder: bool) -> None:
+    from trainer.adapters import NAME, attach_saved, is_saved
+
+    path = Path(choice.model).expanduser()
+    if choice.adapter is not None:
+        attach_saved(model, choice.adapter)
+    elif folder and choice.checkpoint is None and is_saved(path):
+        attach_saved(model, path / NAME)
 
 
 def plain_keys(state: dict[str, Any]) -> dict[str, Any]:
