@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from curation import finished
 from curation.finished import Finished
 from curation.funnel import funnel
-from curation.report import added, captioning, cuts, groups
+from curation.report import added, captioning, cuts, groups, places, scenes
 from stages.base import KEPT
 
 SIDES = (0, 128, 256, 512, 1024)
@@ -50,6 +50,8 @@ def collect(root: Finished) -> dict[str, Any]:
         "added": added.collect(root),
         "groups": groups.collect(root),
         "captions": captioning.collect(root),
+        "scenes": scenes.collect(root),
+        "places": places.collect(root),
         "warnings": [
             *(text for found in root.manifests.values() for text in found.summary.get("warnings", [])),
             *(selection["warnings"] if selection else []),

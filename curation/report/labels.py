@@ -108,16 +108,16 @@ def share(part: float, whole: float | None) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
-def bins(lower: Sequence[int], *, closed: bool) -> list[str]:
+def bins(lower: Sequence[float], *, closed: bool) -> list[str]:
     """Names of bins given by their lower ends; `closed` ones say their last value, others the next one's first."""
     names = []
     for start, stop in zip(lower, [*lower[1:], None], strict=True):
         if stop is None:
-            names.append(f"{start}+")
+            names.append(f"{start:g}+")
         elif closed:
-            names.append(str(start) if stop == start + 1 else f"{start}–{stop - 1}")
+            names.append(f"{start:g}" if stop == start + 1 else f"{start:g}–{stop - 1:g}")
         else:
-            names.append(f"{start}–{stop}")
+            names.append(f"{start:g}–{stop:g}")
     return names
 
 

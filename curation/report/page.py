@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 from curation.funnel import COLUMNS
-from curation.report import labels
+from curation.report import atlas, figures, labels
 from curation.report.charts import LEGEND
 from curation.report.samples import Outcome
 
@@ -24,8 +24,6 @@ HEADINGS = {
     "other_removed": "other",
     "remain": "remain",
 }
-WIDTH, HEIGHT = 360, 150
-"""Size of a histogram in the page, in units of its own."""
 
 
 def html(
@@ -56,10 +54,13 @@ def html(
         columns=COLUMNS,
         headings=HEADINGS,
         fates=LEGEND,
-        histograms=histograms(facts),
-        joint=joint(facts),
+        histograms=figures.histograms(facts),
+        joint=figures.joint(facts),
+        tails=atlas.tails(facts),
+        calendars=atlas.calendars(facts),
+        world=atlas.world(facts),
         samples=samples,
-        split=split(facts),
+        split=atlas.split(facts),
         groups=groups,
         captioned=captioned,
         dropped={(entry["stage"], entry["reason"]): entry["rows"] for entry in facts["drop_reasons"]},
@@ -67,108 +68,6 @@ def html(
         style=Markup(style),
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
     )
-
-
-def histograms(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Charts of the page: `{title, note, bars: [{x, y, w, h, tip}], ticks: [{x, text}], threshold}`."""
-    found = []
-    captions, width = facts["caption_words"], facts["image_width"]
-    if captions["rows"]:
-        note = f"{captions['mean']} words on average, {captions['max']:,} at most"
-        found.append(_tally("Caption length, words", note, captions, closed=True))
-    if width["rows"]:
-        note = f"{width['mean']:,} × {facts['image_height']['mean']:,} pixels on average"
-        found.append(_tally("Image width, pixels", note, width, closed=False))
-    if facts["groups"] and facts["groups"]["sizes"]["rows"]:
-        sizes = facts["groups"]["sizes"]
-        note = f"{sizes['rows']:,} images that stand for others, the largest group {sizes['max']:,} rows"
-        found.append(_tally("Groups of twins, rows", note, sizes, closed=True))
-    return found + [_score(labels.SCORES[name], score) for name, score in facts["scores"].items()]
-
-
-def _tally(title: str, note: str, tally: Mapping[str, Any], *, closed: bool) -> dict[str, Any]:
-    names = labels.bins(tally["lower"], closed=closed)
-    tips = [
-        f"{name}: {count:,} ({labels.share(count, tally['rows'])})"
-        for name, count in zip(names, tally["counts"], strict=True)
-    ]
-    step = WIDTH / len(names)
-    ticks = [{"x": round((i + 0.5) * step, 1), "text": name} for i, name in enumerate(names)]
-    shares = [labels.share(count, tally["rows"]) for count in tally["counts"]]
-    return {
-        "title": title,
-        "note": note,
-        "bars": _bars(tally["counts"], tips, 0.12, shares if len(names) < 8 else None),
-        "ticks": ticks,
-        "threshold": None,
-    }
-
-
-def _score(title: str, score: Mapping[str, Any]) -> dict[str, Any]:
-    edges, counts, threshold = score["edges"], score["counts"], score["threshold"]
-    tips = [f"{low:.4g} – {high:.4g}: {count:,}" for low, high, count in zip(edges, edges[1:], counts, strict=False)]
-    span = edges[-1] - edges[0]
-    ticks = [
-        {"x": round(WIDTH * part, 1), "text": f"{edges[0] + span * part:.3g}", "end": part}
-        for part in (0.0, 0.25, 0.5, 0.75, 1.0)
-    ]
-    note = f"{score['rows']:,} images"
-    place = None
-    if threshold is not None:
-        share = f" (best {score['keep']:.0%})" if isinstance(score["keep"], float) else ""
-        note += f", kept from {threshold:.4g} on{share}"
-        place = round(WIDTH * min(max((threshold - edges[0]) / span, 0.0), 1.0), 1)
-    return {"title": title, "note": note, "bars": _bars(counts, tips, 0.06), "ticks": ticks, "threshold": place}
-
-
-def joint(facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The joint distribution of both scores: `{side, cells: [{x, y, shade, tip}], across, up}`; cuts as positions."""
-    found = (facts["selection"] or {}).get("joint")
-    if not found:
-        return None
-    counts, size = found["counts"], len(found["counts"])
-    most = max(max(column) for column in counts)
-    step = WIDTH / size
-    cells = [
-        {
-            "x": round(i * step, 2),
-            "y": round((size - 1 - j) * step, 2),
-            "shade": round((counts[i][j] / most) ** 0.5, 3),
-            "tip": f"{counts[i][j]:,} images",
-        }
-        for i in range(size)
-        for j in range(size)
-        if counts[i][j]
-    ]
-    scores = facts["scores"]
-    across = _place(scores.get("vlm_score"), found["vlm_edges"])
-    up = _place(scores.get("detector_logit"), found["detector_edges"])
-    return {"step": round(step, 2), "cells": cells, "across": across, "up": None if up is None else WIDTH - up}
-
-
-def _place(score: Mapping[str, Any] | None, edges: Sequence[float]) -> float | None:
-    """Where a score's threshold lies along an axis."""
-    if score is None or score["threshold"] is None or edges[-1] <= edges[0]:
-        return None
-    return round(WIDTH * min(max((score["threshold"] - edges[0]) / (edges[-1] - edges[0]), 0.0), 1.0), 1)
-
-
-def _bars(
-    counts: Sequence[int], tips: Sequence[str], gap: float, shares: Sequence[str] | None = None
-) -> list[dict[str, Any]]:
-    """Bars of a histogram; `label` stands above a bar where there is room for one."""
-    step, most = WIDTH / len(counts), max(*counts, 1)
-    return [
-        {
-            "x": round((i + gap / 2) * step, 2),
-            "w": round(step * (1 - gap), 2),
-            "y": round(HEIGHT * (1 - count / most), 2),
-            "h": round(HEIGHT * count / most, 2),
-            "tip": tips[i],
-            "label": shares[i] if shares else None,
-        }
-        for i, count in enumerate(counts)
-    ]
 
 
 def markdown(facts: Mapping[str, Any], pictures: Sequence[str]) -> str:
@@ -183,8 +82,6 @@ def markdown(facts: Mapping[str, Any], pictures: Sequence[str]) -> str:
         for s in facts["stages"]
     ]
     blocks += ["## Stages", _table(["stage", "rows in", "rows kept", "time", "rows/s"], stages)]
-    if (apart := split(facts)) is not None:
-        blocks.append(apart)
     reasons = [[r["stage"], r["reason"], r["rows"], labels.REASONS.get(r["reason"], "")] for r in facts["drop_reasons"]]
     blocks += ["## Rows dropped", _table(["stage", "reason", "rows", "the row"], reasons)]
     if facts["added"]:
@@ -199,6 +96,7 @@ def markdown(facts: Mapping[str, Any], pictures: Sequence[str]) -> str:
             matched = [[kind, rows] for kind, rows in groups["tests"]["matched"].items()]
             blocks += ["## Test sets", _table(["match", "rows"], matched)]
     blocks += _captions(facts["captions"])
+    blocks += atlas.markdown(facts, _table)
     terms = [[t["keyword"], t["matched"], t["remain"]] for t in facts["keywords"]]
     blocks += ["## Keywords", _table(["term", "hits", "remain"], terms)]
     for title, name in (("Domains", "domain"), ("Licences", "licence")):
@@ -206,18 +104,6 @@ def markdown(facts: Mapping[str, Any], pictures: Sequence[str]) -> str:
         blocks += [f"## {title}", _table([name, "rows"], entries)]
     blocks += ["## Charts", *(f"![{name.removesuffix('.png')}]({name})" for name in pictures)]
     return "\n\n".join(blocks) + "\n"
-
-
-def split(facts: Mapping[str, Any]) -> str | None:
-    """How far validation samples lie from training ones; None where places are not known."""
-    apart = facts["shards"].get("split_distance_km")
-    if not apart:
-        return None
-    return (
-        f"From a validation sample to the nearest training sample: {apart['min']:,.1f} km at least, "
-        f"{apart['median']:,.1f} km in the middle, within 1 km for {apart['near']:.1%} of the {apart['measured']:,} "
-        "samples measured."
-    )
 
 
 def _captions(found: Mapping[str, Any] | None) -> list[str]:

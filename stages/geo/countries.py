@@ -44,6 +44,12 @@ def countries() -> tuple[Country, ...]:
     return _boundaries().countries
 
 
+def polygons() -> tuple[tuple[Country, Any], ...]:
+    """(country, shapely polygon in degrees) of every piece of land."""
+    found = _boundaries()
+    return tuple(zip(found.owners, found.parts, strict=True))
+
+
 def is_country_code(code: str) -> bool:
     """Whether it is an alpha-3 code of ISO 3166-1, or one that the boundaries use (Kosovo)."""
     import iso3166

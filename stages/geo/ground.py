@@ -29,6 +29,25 @@ def distance_km(latitude: float, longitude: float, other_latitude: float, other_
     return 2 * EARTH_KM * math.asin(math.sqrt(min(1.0, half)))
 
 
+def utm_zones() -> tuple[str, ...]:
+    """Every zone with its latitude band, from west to east in each band, southernmost first."""
+    missing = {"32X", "34X", "36X"}
+    names = (f"{number}{band}" for band in _BANDS for number in range(1, 61))
+    return tuple(name for name in names if name not in missing)
+
+
+def zone_bounds(zone: str) -> tuple[float, float, float, float]:
+    """(west, south, east, north) in degrees of what `utm_zone` calls by this name."""
+    number, band = int(zone[:-1]), zone[-1]
+    west, south = -180.0 + 6 * (number - 1), -80.0 + 8 * _BANDS.index(band)
+    east, north = west + 6, 84.0 if band == "X" else south + 8
+    if band == "V" and number in (31, 32):
+        west, east = (0.0, 3.0) if number == 31 else (3.0, 12.0)
+    if band == "X":
+        west, east = next(((w, e) for w, e, wide in _SVALBARD if wide == number), (west, east))
+    return west, south, east, north
+
+
 def is_on_earth(latitude: float, longitude: float) -> bool:
     """Whether the two are finite degrees within their ranges."""
     return -90 <= latitude <= 90 and -180 <= longitude <= 180
