@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import finished
@@ -18,7 +18,10 @@ from stages.base import KEPT
 from stages.captioning.tokens import CONTEXT, counts
 
 MOST_ROWS = 5_000
-"""Rows of a source that captions are measured on: the first of its table."""
+"""Rows of a source that captions are measured on, about: those whose keys are drawn."""
+MEASURED = ("key", "source", "status", "caption", "candidates", "caption_parts")
+BATCH_ROWS = 8_192
+SCORE_BINS = 30
 SHOWN = 8
 """Images shown with all their candidates."""
 MTLD_FACTOR = 0.72
@@ -32,20 +35,24 @@ _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
 def collect(root: Finished) -> dict[str, Any] | None:
-    """`{tokens: [row a source], sources: [row a source], reasons: {names, rows}}`; None before there are captions.
+    """`{tokens: [row a source], sources: [row a source], scores, reasons: {names, rows}}`; None before any captions.
 
-    `sources` and `reasons` are empty without the stage `captions`.
+    `scores` has histograms of the captions' CLIP scores: `{edges, sources: {source: counts}}`, or is None. `sources`
+    and `reasons` are empty without the stage `captions`.
     """
     stage = root.table_stage
     if stage is None:
         return None
-    rows = _first_rows(root, stage)
+    rows = _drawn_rows(root, stage)
     summary = root.manifests["captions"].summary["sources"] if "captions" in root.manifests else {}
     names = sorted({name for found in summary.values() for name in found if name.startswith("reason ")})
+    picked = {source: _picked_scores(rows.get(source, [])) for source in summary}
     return {
         "context": CONTEXT,
+        "most_rows": MOST_ROWS,
         "tokens": [_tokens(source, [row["caption"] or "" for row in found]) for source, found in rows.items()],
-        "sources": [_source(name, found, rows.get(name, [])) for name, found in summary.items()],
+        "sources": [_source(name, found, rows.get(name, []), picked[name]) for name, found in summary.items()],
+        "scores": _histograms({source: scores for source, scores in picked.items() if scores}),
         "reasons": {
             "names": [name.removeprefix("reason ") for name in names],
             "rows": [
@@ -56,21 +63,21 @@ def collect(root: Finished) -> dict[str, Any] | None:
     }
 
 
-def _first_rows(root: Finished, stage: str) -> dict[str, list[dict[str, Any]]]:
-    """The first MOST_ROWS kept rows of each source, sources in the recipe's order."""
+def _drawn_rows(root: Finished, stage: str) -> dict[str, list[dict[str, Any]]]:
+    """Kept rows of each source, sources in the recipe's order: all, or about MOST_ROWS whose keys are the draw.
+
+    Keys are hashes; their second half is free of dedup's preference for small ones.
+    """
+    kept = {source: counts["kept"] for source, counts in root.manifests[stage].counts.items()}
+    limits = {source: f"{MOST_ROWS * 2**32 // rows:08x}" for source, rows in kept.items() if rows > MOST_ROWS}
+    sources, ends = pa.array(list(limits), pa.string()), pa.array(list(limits.values()), pa.string())
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in root.sources}
-    seen: Counter[str] = Counter()
     for part in root.parts(stage):
-        places: list[int] = []
-        for start, batch in finished.batches(root.store, part, ["source", "status"]):
-            for source in batch.column("source").unique().to_pylist():
-                mine = pc.and_(pc.equal(batch.column("source"), source), pc.equal(batch.column("status"), KEPT))
-                rows = pc.indices_nonzero(mine).to_pylist()[: MOST_ROWS - seen[source]]
-                places += [start + row for row in rows]
-                seen[source] += len(rows)
-        columns = ("source", "caption", "candidates", "caption_parts")
-        for row in finished.rows_at(root.store, part, places, columns) if places else []:
-            found.setdefault(row["source"], []).append(row)
+        for _, batch in finished.batches(root.store, part, MEASURED, BATCH_ROWS):
+            end = pc.fill_null(ends.take(pc.index_in(batch.column("source"), sources)), "g")
+            is_drawn = pc.less(pc.utf8_slice_codeunits(batch.column("key"), 16, 24), end)
+            for row in batch.filter(pc.and_(is_drawn, pc.equal(batch.column("status"), KEPT))).to_pylist():
+                found.setdefault(row["source"], []).append(row)
     return {source: rows for source, rows in found.items() if rows}
 
 
@@ -86,10 +93,11 @@ def _tokens(source: str, captions: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _source(name: str, found: Mapping[str, int], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the stage counted of a source, and what its first rows show."""
+def _source(
+    name: str, found: Mapping[str, int], rows: Sequence[Mapping[str, Any]], scores: Sequence[float]
+) -> dict[str, Any]:
+    """What the stage counted of a source, and what its drawn rows show."""
     texts = [part["text"] for row in rows for part in row.get("caption_parts") or [] if part["origin"] == "generated"]
-    scores = [score for row in rows if (score := _picked_score(row)) is not None]
     asked, candidates = found.get("asked", 0), max(found["candidates"], 1)
     quartiles = np.percentile(scores, [25, 50, 75]).round(4).tolist() if scores else None
     return {
@@ -108,11 +116,31 @@ def _source(name: str, found: Mapping[str, int], rows: Sequence[Mapping[str, Any
     }
 
 
-def _picked_score(row: Mapping[str, Any]) -> float | None:
-    """The first model's score of the generated caption that was used."""
-    used = next((part["text"] for part in row.get("caption_parts") or [] if part["origin"] == "generated"), None)
-    found = [each["score"] for each in row.get("candidates") or [] if used in (each["text"], f"{each['text']}.")]
-    return found[0] if found else None
+def _picked_scores(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The first model's scores of the generated captions that were used."""
+    found = []
+    for row in rows:
+        used = _used(row)
+        scores = [each["score"] for each in row.get("candidates") or [] if used in (each["text"], f"{each['text']}.")]
+        found += [score for score in scores[:1] if score is not None]
+    return found
+
+
+def _used(row: Mapping[str, Any]) -> str | None:
+    """The generated part of the caption."""
+    return next((part["text"] for part in row.get("caption_parts") or [] if part["origin"] == "generated"), None)
+
+
+def _histograms(scores: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
+    """Histograms of every source over the same bins."""
+    if not scores:
+        return None
+    low, high = min(map(min, scores.values())), max(map(max, scores.values()))
+    edges = np.linspace(low, high if high > low else low + 1e-6, SCORE_BINS + 1)
+    return {
+        "edges": [round(float(edge), 6) for edge in edges],
+        "sources": {source: np.histogram(found, edges)[0].tolist() for source, found in scores.items()},
+    }
 
 
 def words(text: str) -> list[str]:
@@ -169,6 +197,6 @@ def choose(root: Finished) -> list[dict[str, Any]]:
 
 def _ordered(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Candidates that stand first, then by score; `used` marks the pick."""
-    used = next((part["text"] for part in row["caption_parts"] if part["origin"] == "generated"), None)
+    used = _used(row)
     marked = [each | {"used": used in (each["text"], f"{each['text']}.")} for each in row["candidates"]]
     return sorted(marked, key=lambda each: (each["reason"] is not None, -(each["rerank"] or each["score"] or 0.0)))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from curation.report import worldmap
+from curation.report.atlas import MAPS, MEASURES, MONTHS
 from curation.report.labels import SCORES, bins
 
 COLOURS = {
@@ -48,6 +51,28 @@ def draw(facts: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
             yield f"{name}.png", _histogram(facts[name], title, closed=closed)
     for name, score in facts["scores"].items():
         yield f"{name}.png", _scores(score, SCORES[name])
+    yield from _scenes(facts)
+
+
+def _scenes(facts: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+    """Charts of labels, places and times."""
+    classes = [entry for entry in (facts["scenes"] or {}).get("classes", []) if entry["names"] > 1]
+    if classes:
+        yield "classes.png", _png(lambda axes: _tails(axes, classes), 3.6)
+    places = facts["places"]
+    if not places:
+        return
+    for name, names in (("months", MONTHS), ("seasons", tuple(places["seasons"]))):
+        counts = list(places["seasons"].values()) if name == "seasons" else places[name]
+        if sum(counts):
+            yield f"{name}.png", _png(partial(_columns, names=names, counts=counts, title=name[:-1]), 3.2)
+    for name, title, _ in MEASURES:
+        if places[name]["rows"]:
+            yield f"{name}.png", _histogram(places[name], title, closed=False)
+    for column, title, _ in MAPS:
+        values = {zone["name"]: zone[column] for zone in places["zones"] if zone[column]}
+        if values:
+            yield f"world_{column}.png", _png(partial(_world, values=values, title=title), 4.0)
 
 
 def _png(paint: Callable[[Any], None], height: float) -> bytes:
@@ -95,6 +120,43 @@ def _histogram(tally: Mapping[str, Any], title: str, *, closed: bool) -> bytes:
         axes.set_ylabel("% of samples")
 
     return _png(paint, 3.2)
+
+
+def _columns(axes: Any, names: Sequence[str], counts: Sequence[int], title: str) -> None:
+    axes.bar(names, counts, color=COLOURS["remain"], width=0.85)
+    axes.set_xlabel(title)
+    axes.set_ylabel("images")
+
+
+def _tails(axes: Any, classes: Sequence[Mapping[str, Any]]) -> None:
+    """Images of each class by its rank, a line a source."""
+    for entry in classes:
+        images = [count for _, count in entry["classes"]]
+        axes.plot(range(1, len(images) + 1), images, marker=".", label=_plain(entry["source"]))
+    axes.set_yscale("log")
+    axes.set_xlabel("rank of the class")
+    axes.set_ylabel("images (logarithmic)")
+    axes.legend(frameon=False)
+
+
+def _world(axes: Any, values: Mapping[str, float], title: str) -> None:
+    """UTM zones shaded by their values, on a map of true areas."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import LogNorm
+
+    low, high = min(values.values()), max(values.values())
+    land = PolyCollection(worldmap.coasts(), facecolors="#e8ebe9", edgecolors="#8a8f98", linewidths=0.3)
+    zones = PolyCollection([worldmap.zone_outline(zone) for zone in values], cmap="viridis_r", alpha=0.85)
+    zones.set_norm(LogNorm(low, high if high > low else 2 * low))
+    zones.set_array(list(values.values()))
+    rim = PolyCollection([worldmap.globe_outline()], facecolors="none", edgecolors="#8a8f98", linewidths=0.6)
+    for shapes in (land, zones, rim):
+        axes.add_collection(shapes)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    axes.autoscale_view()
+    axes.set_title(title, fontsize=10)
+    axes.figure.colorbar(zones, ax=axes, orientation="horizontal", shrink=0.5, aspect=40, pad=0.02)
 
 
 def _scores(score: Mapping[str, Any], title: str) -> bytes:

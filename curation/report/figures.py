@@ -97,6 +97,20 @@ def _place(score: Mapping[str, Any] | None, edges: Sequence[float]) -> float | N
     return round(WIDTH * min(max((score["threshold"] - edges[0]) / (edges[-1] - edges[0]), 0.0), 1.0), 1)
 
 
+def clip_scores(captions: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """A chart of the captions' CLIP scores for each source, all over the same bins."""
+    found = (captions or {}).get("scores")
+    if not found:
+        return []
+    return [
+        score(
+            f"CLIP scores, {source}",
+            {"edges": found["edges"], "counts": counts, "rows": sum(counts), "threshold": None},
+        )
+        for source, counts in found["sources"].items()
+    ]
+
+
 def bars(
     counts: Sequence[int], tips: Sequence[str], gap: float, shares: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:

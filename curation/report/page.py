@@ -26,6 +26,22 @@ HEADINGS = {
 }
 
 
+QUALITY = {
+    "images": ("images", "number"),
+    "generated": ("with a generated caption", "number"),
+    "score_quartiles": ("CLIP score, quartiles", "quartiles"),
+    "image_agreement": ("the image’s zero-shot class is its label", "percent"),
+    "caption_agreement": ("the caption’s class is the label", "percent"),
+    "degenerate": ("candidates that are empty, echo or loop", "percent"),
+    "distinct_1": ("different words", "percent"),
+    "distinct_2": ("different pairs of words", "percent"),
+    "mtld": ("lexical diversity (MTLD)", "number"),
+    "beyond_context": ("captions beyond CLIP’s context", "number"),
+    "facts_left_out": ("facts that found no room", "number"),
+}
+"""What is said of a source's captions: key, words, how the value is written."""
+
+
 def html(
     facts: Mapping[str, Any],
     samples: Mapping[Outcome, Sequence[Mapping[str, Any]]],
@@ -46,16 +62,20 @@ def html(
     )
     for function in (labels.number, labels.size, labels.duration, labels.share, labels.weblink):
         environment.filters[function.__name__] = function
+    ingested = any(stage["stage"] == "ingest" for stage in facts["stages"])
     style = (resources.files("curation") / "templates" / "report.css").read_text(encoding="utf-8")
     return environment.get_template("report.html").render(
         facts=facts,
         total=facts["funnel"][-1],
         sources=facts["funnel"][:-1],
-        columns=COLUMNS,
-        headings=HEADINGS,
+        columns=[name for name in COLUMNS if not (ingested and name == "after_keyword_filtering")],
+        headings=HEADINGS | ({"download_image": "images"} if ingested else {}),
+        ingested=ingested,
         fates=LEGEND,
         histograms=figures.histograms(facts),
         joint=figures.joint(facts),
+        clip_scores=figures.clip_scores(facts["captions"]),
+        quality=QUALITY,
         tails=atlas.tails(facts),
         calendars=atlas.calendars(facts),
         world=atlas.world(facts),
