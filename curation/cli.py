@@ -16,6 +16,7 @@ VERBS = {
     "verify": "re-read what the manifests promise",
     "probe": "what the keywords miss: a sample of rejected rows, fetched and scored",
     "audit": "a sheet of samples to label, and the precision and recall that follow",
+    "export": "tars as an image folder with metadata.jsonl, for diffusers",
 }
 
 
