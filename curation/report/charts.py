@@ -69,10 +69,10 @@ def _scenes(facts: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
     for name, title, _ in MEASURES:
         if places[name]["rows"]:
             yield f"{name}.png", _histogram(places[name], title, closed=False)
-    for column, title, _ in MAPS:
+    for column, _, unit in MAPS:
         values = {zone["name"]: zone[column] for zone in places["zones"] if zone[column]}
         if values:
-            yield f"world_{column}.png", _png(partial(_world, values=values, title=title), 4.0)
+            yield f"world_{column}.png", _png(partial(_world, values=values, title=unit), 4.0)
 
 
 def _png(paint: Callable[[Any], None], height: float) -> bytes:
@@ -155,8 +155,9 @@ def _world(axes: Any, values: Mapping[str, float], title: str) -> None:
     axes.set_aspect("equal")
     axes.set_axis_off()
     axes.autoscale_view()
-    axes.set_title(title, fontsize=10)
-    axes.figure.colorbar(zones, ax=axes, orientation="horizontal", shrink=0.5, aspect=40, pad=0.02)
+    place: dict[str, Any] = {"orientation": "horizontal", "shrink": 0.6, "aspect": 45, "pad": 0.02}
+    ticks = worldmap.breaks(list(values.values()))
+    axes.figure.colorbar(zones, ax=axes, ticks=ticks, format="{x:g}", label=title, **place).minorticks_off()
 
 
 def _scores(score: Mapping[str, Any], title: str) -> bytes:
