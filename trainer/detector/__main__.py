@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--seed", type=int, help="in place of the config's")
         made.add_argument("--steps", type=int, help="in place of the config's")
         made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-        made.add_argument("--threads", type=int, default=1, help="of torch on the CPU; part of what fixes the result")
+        made.add_argument("--threads", type=int, default=2, help="of torch on the CPU; part of what fixes the result")
         made.add_argument("--workers", type=int, help="processes that prepare batches; default: the cores left")
         if made.prog.endswith("leave-out"):
             made.add_argument("--design", choices=("rotation", "full", "curve"), default="rotation")
@@ -97,10 +97,12 @@ def train(options: argparse.Namespace) -> None:
     from trainer.detector.batches import chosen
     from trainer.detector.evaluation import Detector, counts, labels_of
     from trainer.detector.model import divide_logits, save, transform_for
+    from trainer.detector.prepared import FOLDER, prepare
 
     config, machine, pool = _opened(options)
     validation = chosen(pool, "validation")
-    state = trainer.train(chosen(pool, "train"), validation, config, options.out, machine)
+    prepared = prepare(chosen(pool, "train"), config, options.out / FOLDER, machine)
+    state = trainer.train(prepared, validation, config, options.out, machine)
     detector = Detector(state.average, transform_for(config.model), machine.device)
     temperature = metrics.fit_temperature(detector.scores(p.pixels for p in validation), labels_of(validation))
     divide_logits(state.average, temperature)
@@ -140,10 +142,12 @@ def _evaluate(pool: list[Any], out: Path, machine: Machine) -> None:
 def leave_out(options: argparse.Namespace) -> None:
     """Runs of a design, each under OUT/leave-out; figures after each to OUT/leave_out.json or OUT/curve.json."""
     from trainer.detector import leave_out as lefts
+    from trainer.detector.prepared import FOLDER
 
     config, machine, pool = _opened(options)
     path = options.out / ("curve.json" if options.design == "curve" else "leave_out.json")
-    for found in lefts.leave_out(pool, config, options.design, options.out / "leave-out", machine):
+    runs = lefts.leave_out(pool, config, options.design, options.out / "leave-out", options.out / FOLDER, machine)
+    for found in runs:
         _write(path, found)
         print(json.dumps(found["overall"], indent=1), flush=True)
 

@@ -1,4 +1,4 @@
-"""Batches: half of each class, sources balanced within it; batch number n is the same whoever makes it, and when."""
+"""Batches of altered pictures: half of each class, sources balanced within it; batch n is the same whoever makes it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def chosen(pool: Sequence[Picture], split: str, without: Collection[str] = ()) -
 
 @dataclass
 class Batches:
-    """Batch n of a training as (images uint8 (batch, size, size, 3), labels int64 (batch,)); a map-style dataset."""
+    """Batch n as (images uint8 (batch, size, size, 3), their numbers among the pictures); a map-style dataset."""
 
     pictures: Sequence[Picture]
     config: Config
@@ -60,14 +60,13 @@ class Batches:
         self._chances = _chances(self.pictures, self.config)
 
     def __len__(self) -> int:
-        return self.config.training.steps
+        return self.config.training.prepared
 
     def __getitem__(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         rng = np.random.default_rng([self.config.seed, number])
         indices = self._picks(rng)
-        size, harder = self.config.size_at(number), self.config.harder_at(number)
-        images = np.stack([augment(self.pictures[index].pixels, rng, size, harder) for index in indices])
-        return images, self._labels[indices]
+        size, harder = self.config.model.size, self.config.training.harder
+        return np.stack([augment(self.pictures[index].pixels, rng, size, harder) for index in indices]), indices
 
     def _picks(self, rng: np.random.Generator) -> NDArray[np.int64]:
         half = self.config.training.batch // 2
@@ -79,15 +78,15 @@ class Batches:
             picks.append(of_class[rng.choice(len(of_class), count, p=chances / chances.sum())])
         return np.concatenate(picks)
 
-    def loader(self, start: int, workers: int) -> Iterator[tuple[Any, Any]]:
-        """Batches from number `start` on, as tensors, in order, made by so many processes."""
+    def loader(self, workers: int) -> Iterator[tuple[Any, Any]]:
+        """All batches, as tensors, in order, made by so many processes."""
         from torch.utils.data import DataLoader
 
         return iter(
             DataLoader(
                 self,  # type: ignore[arg-type]
                 batch_size=None,
-                sampler=range(start, len(self)),
+                shuffle=False,
                 num_workers=workers,
                 prefetch_factor=4 if workers else None,
             )

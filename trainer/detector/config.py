@@ -63,6 +63,18 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A pretrained network whose features the detector learns to tell, beside the label (Romero et al. 2015)."""
+
+    architecture: str = ""
+    """A timm architecture; empty: no teacher."""
+    package: str = ""
+    """The Python package that holds its weights, one `.pth` file in timm's order of layers."""
+    weight: float = 4.0
+    """Of the features' loss beside the label's."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """Optimisation."""
 
@@ -73,16 +85,14 @@ class Training:
     weight_decay: float = 0.05
     label_smoothing: float = 0.05
     ema: float = 0.998
-    mix: float = 0.2
-    """Probability that a batch is mixed by MixUp or CutMix."""
+    prepared: int = 2000
+    """Batches of altered pictures that are made before the first step; a step draws from all of them."""
     balance: float = 0.5
     """A source of n images gets a share of its class in proportion to n to this power."""
-    restart: int = 0
-    """The step at which the schedule starts anew, at half the rate; 0: never."""
     harder: float = 0.0
-    """From the restart on, the probability of further turns by any angle, and of grey beside the modalities'."""
+    """Probability of further turns by any angle, and of grey beside the modalities'."""
     early_share: float = 0.0
-    """The first part of a schedule, which sees pictures of `early_size` px."""
+    """The first part of the steps, which see pictures of `early_size` px."""
     early_size: int = 96
     checkpoint_every: int = 250
 
@@ -96,33 +106,24 @@ class Config:
     seed: int = 0
     split: Split = field(default_factory=Split)
     drawn: Drawn = field(default_factory=Drawn)
+    teacher: Teacher = field(default_factory=Teacher)
     training: Training = field(default_factory=Training)
 
     def plain(self) -> dict[str, Any]:
         """As nested plain values, for JSON."""
         return asdict(self)
 
-    def cycle(self, step: int) -> tuple[int, int]:
-        """First step, and step after the last, of the schedule that a step is in."""
-        of = self.training
-        return (of.restart, of.steps) if step >= of.restart else (0, of.restart)
-
-    def harder_at(self, step: int) -> float:
-        """A step's probability of further turns and of grey."""
-        return self.training.harder if 0 < self.training.restart <= step else 0.0
-
     def size_at(self, step: int) -> int:
         """The side of a step's pictures, in px."""
-        first, end = self.cycle(step)
-        early = step - first < self.training.early_share * (end - first)
+        early = step < self.training.early_share * self.training.steps
         return self.training.early_size if early else self.model.size
 
     def with_steps(self, steps: int | None) -> Config:
-        """The same with another length, without a restart; the warm-up takes a tenth of it at most."""
+        """The same with another length; the warm-up takes a tenth of it at most."""
         if not steps:
             return self
         warmup = min(self.training.warmup, max(1, steps // 10))
-        return replace(self, training=replace(self.training, steps=steps, warmup=warmup, restart=0))
+        return replace(self, training=replace(self.training, steps=steps, warmup=warmup))
 
 
 def load(path: Path | None) -> Config:
@@ -190,12 +191,10 @@ def _check(config: Config, where: str) -> None:
     shares = (config.split.train, config.split.validation, config.split.test)
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise UserError(f"{where}: split: three shares that sum to 1 are wanted, found {list(shares)}")
-    for key in ("steps", "batch", "checkpoint_every"):
+    for key in ("steps", "batch", "prepared", "checkpoint_every"):
         if getattr(config.training, key) < 1:
             raise UserError(f"{where}: training.{key} is {getattr(config.training, key)}; at least 1 is wanted")
-    if not 0 <= config.training.restart < config.training.steps:
-        raise UserError(
-            f"{where}: training.restart is {config.training.restart}; 0, or a step before the last is wanted"
-        )
+    if bool(config.teacher.architecture) != bool(config.teacher.package):
+        raise UserError(f"{where}: teacher: architecture and package are wanted together, or neither")
     if "drawn" in config.sources:
         raise UserError(f"{where}: sources.drawn: the name is taken by the negatives that code draws")

@@ -19,6 +19,7 @@ from trainer.detector.evaluation import Detector, by_source, family, labels_of
 from trainer.detector.images import Picture
 from trainer.detector.model import divide_logits, transform_for
 from trainer.detector.negatives import KINDS
+from trainer.detector.prepared import prepare
 from trainer.detector.training import Machine, train
 
 
@@ -82,19 +83,22 @@ DESIGNS = {"rotation": rotation, "full": full, "curve": curve}
 
 
 def leave_out(
-    pool: Sequence[Picture], config: Config, design: str, folder: Path, machine: Machine
+    pool: Sequence[Picture], config: Config, design: str, folder: Path, prepared: Path, machine: Machine
 ) -> Iterator[dict[str, Any]]:
     """Train and judge the runs of a design; finished ones of the same config are taken from their files.
 
+    `prepared` is the folder of altered pictures that all runs share; none draws those of a source that it leaves out.
     Yields the figures of all runs so far, after each.
     """
     rows: list[dict[str, Any]] = []
     for run in DESIGNS[design](config):
-        rows.append(_judged(run, pool, config, folder / design / run.name, machine))
+        rows.append(_judged(run, pool, config, folder / design / run.name, prepared, machine))
         yield {"design": design, "config": config.plain(), "runs": list(rows), "overall": overall(rows)}
 
 
-def _judged(run: Run, pool: Sequence[Picture], config: Config, folder: Path, machine: Machine) -> dict[str, Any]:
+def _judged(
+    run: Run, pool: Sequence[Picture], config: Config, folder: Path, prepared: Path, machine: Machine
+) -> dict[str, Any]:
     path = folder / "result.json"
     plain = json.dumps([config.plain(), asdict(run), machine.device, machine.threads], sort_keys=True)
     digest = hashlib.sha256(plain.encode()).hexdigest()
@@ -103,15 +107,18 @@ def _judged(run: Run, pool: Sequence[Picture], config: Config, folder: Path, mac
         if found["digest"] == digest:
             return found
     print(f"leaving out {run.rs} and {run.photo}", file=sys.stderr, flush=True)
-    row = _trained(run, pool, config, folder, machine) | {"digest": digest}
+    row = _trained(run, pool, config, folder, prepared, machine) | {"digest": digest}
     path.write_text(json.dumps(row, indent=1) + "\n")
     return row
 
 
-def _trained(run: Run, pool: Sequence[Picture], config: Config, folder: Path, machine: Machine) -> dict[str, Any]:
+def _trained(
+    run: Run, pool: Sequence[Picture], config: Config, folder: Path, prepared: Path, machine: Machine
+) -> dict[str, Any]:
     without = {*run.unseen, *run.absent}
     validation = chosen(pool, "validation", without)
-    state = train(chosen(pool, "train", without), validation, config, folder, machine)
+    drawn_on = prepare(chosen(pool, "train"), config, prepared, machine, without)
+    state = train(drawn_on, validation, config, folder, machine)
     detector = Detector(state.average, transform_for(config.model), machine.device)
     known = detector.scores(picture.pixels for picture in validation)
     temperature = metrics.fit_temperature(known, labels_of(validation))

@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainer.detector import metrics
-from trainer.detector.batches import Batches
 from trainer.detector.config import Config
 from trainer.detector.images import Picture
 from trainer.detector.model import build, normalised, score, transform_for
+from trainer.detector.prepared import Prepared
+from trainer.detector.teacher import pooled
 from trainer.errors import UserError
 
 CHECKPOINT = "checkpoint.pt"
+PARTS = ("model", "average", "project", "optimizer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,8 @@ class State:
 
     model: Any
     average: Any
+    project: Any
+    """From the model's features to the teacher's, or nothing."""
     optimizer: Any
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -66,7 +71,7 @@ class State:
         """Write the checkpoint beside its place, then move it there."""
         import torch
 
-        parts = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimizer")}
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
         beside = path.with_suffix(".part")
         torch.save(parts | {"step": self.step, "history": self.history, "digest": digest}, beside)
         os.replace(beside, path)
@@ -85,13 +90,13 @@ class State:
                 f"{path}: the checkpoint is of another training (config, seed, pictures, device or threads differ); "
                 "remove it or give another --out"
             )
-        for name in ("model", "average", "optimizer"):
+        for name in PARTS:
             getattr(self, name).load_state_dict(found[name])
         self.step, self.history = found["step"], found["history"]
 
 
 def train(
-    pool: Sequence[Picture],
+    prepared: Prepared,
     validation: Sequence[Picture],
     config: Config,
     folder: Path,
@@ -104,22 +109,18 @@ def train(
     The averaged weights (`State.average`) are the result.
 
     Raises:
-        UserError: a class has no picture, or the checkpoint belongs to another training.
+        UserError: the checkpoint belongs to another training.
     """
-    if {picture.label for picture in pool} != {0, 1}:
-        raise UserError("sources: pictures of both classes, 'rs' and 'other', are wanted in the training split")
     folder.mkdir(parents=True, exist_ok=True)
-    digest, path = _digest(pool, config, machine), folder / CHECKPOINT
-    state = _start(config, machine)
+    digest, path = _digest(prepared, config, machine), folder / CHECKPOINT
+    state = _start(prepared, config, machine)
     if path.exists():
         state.restore(path, digest)
     last = min(config.training.steps, stop_after or config.training.steps)
-    batches = Batches(pool, config).loader(state.step, machine.workers) if state.step < last else None
     began, first = time.monotonic(), state.step
     losses: list[float] = []
-    while batches and state.step < last:
-        images, labels = next(batches)
-        losses.append(_step(state, images, labels, config, machine))
+    while state.step < last:
+        losses.append(_step(state, prepared, config, machine))
         if state.step % config.training.checkpoint_every == 0 or state.step == last:
             _note(state, losses, validation, config, machine)
             rate = (state.step - first) * config.training.batch / (time.monotonic() - began)
@@ -133,55 +134,52 @@ def _told(row: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in row.items() if name != "step")
 
 
-def _digest(pool: Sequence[Picture], config: Config, machine: Machine) -> str:
-    """Of all that the weights depend on but the pixels, for which source and name stand."""
-    named, plain = hashlib.sha256(), config.plain()
+def _digest(prepared: Prepared, config: Config, machine: Machine) -> str:
+    """Of all that the weights depend on."""
+    plain = config.plain()
     del plain["training"]["checkpoint_every"]
-    named.update(json.dumps(plain, sort_keys=True).encode())
-    named.update(f"{machine.device} {machine.threads}".encode())
-    for picture in pool:
-        named.update(f"{picture.source}\0{picture.name}\0{picture.label}\n".encode())
-    return named.hexdigest()
+    named = json.dumps([plain, machine.device, machine.threads, prepared.digest], sort_keys=True)
+    return hashlib.sha256(named.encode()).hexdigest()
 
 
-def _start(config: Config, machine: Machine) -> State:
+def _start(prepared: Prepared, config: Config, machine: Machine) -> State:
     from copy import deepcopy
 
     import torch
 
     model = build(config.model, config.seed).to(machine.device)
-    decayed = [weight for weight in model.parameters() if weight.ndim > 1]
-    plain = [weight for weight in model.parameters() if weight.ndim <= 1]
+    width = 0 if prepared.features is None else prepared.features.shape[1]
+    project = torch.nn.Linear(model.head_hidden_size, width) if width else torch.nn.Identity()
+    project.to(machine.device)
+    decayed = [weight for weight in (*model.parameters(), *project.parameters()) if weight.ndim > 1]
+    plain = [weight for weight in (*model.parameters(), *project.parameters()) if weight.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.training.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return State(
-        model=model, average=deepcopy(model).eval(), optimizer=torch.optim.AdamW(groups, lr=config.training.lr)
-    )
+    optimizer = torch.optim.AdamW(groups, lr=config.training.lr)
+    return State(model=model, average=deepcopy(model).eval(), project=project, optimizer=optimizer)
 
 
 def learning_rate(step: int, config: Config) -> float:
-    """Linear warm-up, then half a cosine to a hundredth; after a restart at half the rate (Loshchilov, Hutter 2017)."""
+    """Linear warm-up, then half a cosine to a hundredth."""
     of = config.training
-    first, end = config.cycle(step)
-    peak = of.lr / 2 if first else of.lr
-    if step - first < of.warmup:
-        return peak * (step - first + 1) / of.warmup
-    done = (step - first - of.warmup) / max(1, end - first - of.warmup)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + cos(pi * done)))
+    if step < of.warmup:
+        return of.lr * (step + 1) / of.warmup
+    done = (step - of.warmup) / max(1, of.steps - of.warmup)
+    return of.lr * (0.01 + 0.99 * 0.5 * (1 + cos(pi * done)))
 
 
-def _step(state: State, images: Any, labels: Any, config: Config, machine: Machine) -> float:
+def _step(state: State, prepared: Prepared, config: Config, machine: Machine) -> float:
     import torch
-    from torch.nn.functional import cross_entropy, one_hot
 
     torch.manual_seed(config.seed * 1_000_003 + state.step)
+    rng = np.random.default_rng([config.seed, state.step, 1])
+    rows = prepared.draw(rng, config.training.batch)
+    inputs = turned(torch.from_numpy(prepared.images[rows]).to(machine.device), rng)
+    inputs = _shrunk(normalised(inputs), config.size_at(state.step)).contiguous(memory_format=torch.channels_last)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, config)
-    inputs = normalised(images.to(machine.device)).contiguous(memory_format=torch.channels_last)
-    targets = one_hot(labels.to(machine.device), 2).float()
-    inputs, targets = mixed(inputs, targets, np.random.default_rng([config.seed, state.step, 1]), config.training.mix)
     state.model.train()
     with torch.autocast(machine.device, torch.bfloat16, enabled=machine.device == "cuda"):
-        loss = cross_entropy(state.model(inputs).float(), targets, label_smoothing=config.training.label_smoothing)
+        loss = _loss(state, inputs, rows, prepared, config)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(state.model.parameters(), 5.0)
@@ -191,27 +189,33 @@ def _step(state: State, images: Any, labels: Any, config: Config, machine: Machi
     return float(loss.detach())
 
 
-def mixed(inputs: Any, targets: Any, rng: np.random.Generator, chance: float) -> tuple[Any, Any]:
-    """At that chance, every picture blended with another of the batch: MixUp over all, or CutMix in a rectangle.
-
-    Sources: Zhang et al. 2018, Yun et al. 2019.
-    """
+def _loss(state: State, inputs: Any, rows: NDArray[np.int64], prepared: Prepared, config: Config) -> Any:
+    """Of the label, and of the teacher's features."""
     import torch
+    from torch.nn.functional import cross_entropy, smooth_l1_loss
 
-    if rng.random() >= chance:
-        return inputs, targets
-    order = torch.from_numpy(rng.permutation(len(inputs))).to(inputs.device)
-    share = float(rng.beta(0.4, 0.4))
-    if rng.random() < 0.5:
-        blended = share * inputs + (1 - share) * inputs[order]
-    else:
-        height, width = inputs.shape[-2:]
-        tall, wide = (round(part * (1 - share) ** 0.5) for part in (height, width))
-        top, left = int(rng.integers(0, height - tall + 1)), int(rng.integers(0, width - wide + 1))
-        blended = inputs.clone()
-        blended[:, :, top : top + tall, left : left + wide] = inputs[order, :, top : top + tall, left : left + wide]
-        share = 1 - tall * wide / (height * width)
-    return blended, share * targets + (1 - share) * targets[order]
+    found = pooled(state.model, inputs)
+    labels = torch.from_numpy(prepared.labels[rows]).to(inputs.device)
+    outputs = state.model.get_classifier()(found).float()
+    loss = cross_entropy(outputs, labels, label_smoothing=config.training.label_smoothing)
+    if prepared.features is None:
+        return loss
+    wanted = torch.from_numpy(prepared.features[rows]).to(inputs.device).float()
+    return loss + config.teacher.weight * smooth_l1_loss(state.project(found).float(), wanted)
+
+
+def turned(images: Any, rng: np.random.Generator) -> Any:
+    """A batch (n, side, side, 3) turned by quarters, at times mirrored: any of the square's eight symmetries."""
+    images = images.rot90(int(rng.integers(4)), (1, 2))
+    return images.flip(2) if rng.random() < 0.5 else images
+
+
+def _shrunk(inputs: Any, size: int) -> Any:
+    from torch.nn.functional import interpolate
+
+    if inputs.shape[-1] == size:
+        return inputs
+    return interpolate(inputs, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def follow(average: Any, model: Any, decay: float) -> None:

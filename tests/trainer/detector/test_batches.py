@@ -17,26 +17,21 @@ def picture(source: str, label: int) -> Picture:
 
 
 def test_half_of_a_batch_is_remote_sensing(toy: Config, toy_data: Path) -> None:
-    batches = Batches(chosen(read_pool(toy, toy_data), "train"), toy)
-    images, labels = batches[0]
+    pool = chosen(read_pool(toy, toy_data), "train")
+    batches = Batches(pool, toy)
+    images, rows = batches[0]
     assert images.shape == (16, 32, 32, 3)
-    assert labels.sum() == 8
-    assert len(batches) == toy.training.steps
-
-
-def test_the_first_steps_see_smaller_pictures(toy: Config, toy_data: Path) -> None:
-    config = replace(toy, training=replace(toy.training, early_share=0.5, early_size=24))
-    batches = Batches(chosen(read_pool(toy, toy_data), "train"), config)
-    half = toy.training.steps // 2
-    assert [batches[number][0].shape[1] for number in (0, half - 1, half)] == [24, 24, 32]
+    assert sum(pool[row].label for row in rows) == 8
+    assert len(batches) == toy.training.prepared
 
 
 def test_a_batch_is_the_same_whoever_makes_it(toy: Config, toy_data: Path) -> None:
     batches = Batches(chosen(read_pool(toy, toy_data), "train"), toy)
-    here, there = batches.loader(3, 0), batches.loader(3, 2)
-    for number in (3, 4, 5):
-        one, two = next(here), next(there)
+    pairs = list(zip(batches.loader(0), batches.loader(2), strict=True))
+    assert len(pairs) == toy.training.prepared
+    for number, (one, two) in enumerate(pairs):
         assert (one[0] == two[0]).all()
+        assert (one[1] == two[1]).all()
         assert (one[0].numpy() == batches[number][0]).all()
 
 

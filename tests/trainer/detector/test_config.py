@@ -40,7 +40,8 @@ def test_a_shorter_training_warms_up_for_a_tenth_of_it() -> None:
         ({"split": {"train": 0.9, "validation": 0.2, "test": 0.1}}, "three shares that sum to 1"),
         ({"training": {"steps": "many"}}, "steps: int is wanted, found 'many'"),
         ({"training": {"batch": 0}}, "training.batch is 0"),
-        ({"training": {"steps": 9, "restart": 9}}, "training.restart is 9; 0, or a step before the last"),
+        ({"training": {"prepared": 0}}, "training.prepared is 0"),
+        ({"teacher": {"architecture": "resnet18"}}, "teacher: architecture and package are wanted together"),
         ({"seed": True}, "seed: int is wanted, found True"),
     ],
 )

@@ -40,7 +40,7 @@ def test_runs_are_judged_on_what_they_never_saw_and_taken_up_again(
 ) -> None:
     config = replace(toy, training=replace(toy.training, steps=2))
     pool = read_pool(config, toy_data)
-    *begun, found = leave_out(pool, config, "rotation", tmp_path, ONE)
+    *begun, found = leave_out(pool, config, "rotation", tmp_path, tmp_path / "prepared", ONE)
     assert [len(part["runs"]) for part in begun] == list(range(1, len(found["runs"])))
     assert [(run["rs"], run["photo"]) for run in found["runs"]] == [("fields", "people"), ("roofs", "pets")]
     first = found["runs"][0]
@@ -51,6 +51,6 @@ def test_runs_are_judged_on_what_they_never_saw_and_taken_up_again(
         DRAWN + k for k in KINDS
     }
     capsys.readouterr()
-    assert list(leave_out(pool, config, "rotation", tmp_path, ONE))[-1] == found
+    assert list(leave_out(pool, config, "rotation", tmp_path, tmp_path / "prepared", ONE))[-1] == found
     assert "leaving out" not in capsys.readouterr().err
     json.dumps(found, allow_nan=False)

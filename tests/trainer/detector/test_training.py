@@ -15,13 +15,15 @@ from trainer.detector.batches import chosen, read_pool
 from trainer.detector.config import Config
 from trainer.detector.evaluation import labels_of
 from trainer.detector.model import build, divide_logits, load, save, score, transform_for
-from trainer.detector.training import Machine, State, follow, learning_rate, mixed, train
+from trainer.detector.prepared import prepare
+from trainer.detector.training import Machine, State, follow, learning_rate, train, turned
 from trainer.errors import UserError
 
 
 def run(config: Config, data: Path, folder: Path, stop_after: int | None = None, machine: Machine = ONE) -> State:
     pool = read_pool(config, data)
-    return train(chosen(pool, "train"), chosen(pool, "validation"), config, folder, machine, stop_after=stop_after)
+    prepared = prepare(chosen(pool, "train"), config, folder / "prepared", machine)
+    return train(prepared, chosen(pool, "validation"), config, folder, machine, stop_after=stop_after)
 
 
 def test_a_separable_toy_world_is_learned(undrawn: Config, toy_data: Path, tmp_path: Path) -> None:
@@ -46,12 +48,6 @@ def test_another_seed_gives_other_weights_and_no_other_checkpoint(toy: Config, t
     run(toy, toy_data, tmp_path, stop_after=1)
     with pytest.raises(UserError, match="checkpoint is of another training"):
         run(replace(toy, seed=toy.seed + 1), toy_data, tmp_path)
-
-
-def test_one_class_alone_is_refused(toy: Config, toy_data: Path, tmp_path: Path) -> None:
-    pool = [p for p in read_pool(toy, toy_data) if p.label == 1]
-    with pytest.raises(UserError, match="pictures of both classes"):
-        train(pool, [], toy, tmp_path, ONE)
 
 
 def test_timm_loads_what_was_saved_with_the_same_log_odds(toy: Config, tmp_path: Path) -> None:
@@ -96,16 +92,10 @@ def test_an_unknown_architecture_is_named(toy: Config) -> None:
         build(replace(toy.model, architecture="resnot"), 0)
 
 
-def test_mixing_keeps_the_targets_sum_and_happens_at_its_chance() -> None:
-    inputs, targets = torch.rand(8, 3, 16, 16), torch.eye(2)[[0, 1] * 4]
-    changed = 0
-    for seed in range(40):
-        out, mix = mixed(inputs, targets, np.random.default_rng(seed), 0.5)
-        assert torch.allclose(mix.sum(1), torch.ones(8))
-        assert out.shape == inputs.shape
-        changed += int(not torch.equal(out, inputs))
-    assert 8 < changed < 32
-    assert mixed(inputs, targets, np.random.default_rng(0), 0.0)[0] is inputs
+def test_a_batch_takes_all_eight_symmetries() -> None:
+    image = torch.arange(12).reshape(1, 2, 2, 3)
+    found = {tuple(turned(image, np.random.default_rng(seed)).flatten().tolist()) for seed in range(100)}
+    assert len(found) == 8
 
 
 def test_the_average_moves_by_its_decay() -> None:
@@ -127,16 +117,16 @@ def test_the_learning_rate_warms_up_and_ends_at_a_hundredth(toy: Config) -> None
     assert rates[-1] == pytest.approx(toy.training.lr / 100)
 
 
-def test_a_restart_begins_the_schedule_anew_at_half_the_rate_with_harder_pictures(toy: Config) -> None:
-    again = replace(toy, training=replace(toy.training, restart=10, harder=0.5, early_share=0.5, early_size=24))
-    of = again.training
-    rates = [learning_rate(step, again) for step in range(of.steps)]
-    assert max(rates[:10]) == of.lr
-    assert max(rates[10:]) == rates[10 + of.warmup] == of.lr / 2
-    assert rates[9] < of.lr / 10
-    assert [again.harder_at(step) for step in (0, 9, 10, 23)] == [0, 0, 0.5, 0.5]
-    assert [again.size_at(step) for step in (0, 4, 5, 10, 16, 17)] == [24, 24, 32, 24, 24, 32]
-    assert again.with_steps(4).training.restart == 0
+def test_the_first_steps_see_smaller_pictures(toy: Config) -> None:
+    config = replace(toy, training=replace(toy.training, early_share=0.5, early_size=24))
+    half = toy.training.steps // 2
+    assert [config.size_at(step) for step in (0, half - 1, half)] == [24, 24, 32]
+
+
+def test_the_early_size_changes_what_is_learned(toy: Config, toy_data: Path, tmp_path: Path) -> None:
+    early = replace(toy, training=replace(toy.training, early_share=0.5, early_size=24))
+    one, two = (run(config, toy_data, tmp_path / str(n), stop_after=1) for n, config in enumerate((toy, early)))
+    assert one.history[-1]["loss"] != two.history[-1]["loss"]
 
 
 def test_asking_for_a_gpu_that_is_not_there_is_a_sentence() -> None:
