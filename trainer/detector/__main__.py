@@ -92,11 +92,10 @@ def _write(path: Path, found: dict[str, Any]) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Train to the end, fit the temperature on the validation pictures, save and evaluate."""
-    from trainer.detector import metrics
     from trainer.detector import training as trainer
     from trainer.detector.batches import chosen
-    from trainer.detector.evaluation import Detector, counts, labels_of
-    from trainer.detector.model import divide_logits, save, transform_for
+    from trainer.detector.evaluation import Detector, calibrate, counts
+    from trainer.detector.model import save, transform_for
     from trainer.detector.prepared import FOLDER, prepare
 
     config, machine, pool = _opened(options)
@@ -104,8 +103,7 @@ def train(options: argparse.Namespace) -> None:
     prepared = prepare(chosen(pool, "train"), config, options.out / FOLDER, machine)
     state = trainer.train(prepared, validation, config, options.out, machine)
     detector = Detector(state.average, transform_for(config.model), machine.device)
-    temperature = metrics.fit_temperature(detector.scores(p.pixels for p in validation), labels_of(validation))
-    divide_logits(state.average, temperature)
+    temperature = calibrate(detector, validation)
     save(state.average, config.model, options.out / MODEL)
     _write(
         options.out / "training.json",

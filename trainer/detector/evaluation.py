@@ -14,7 +14,7 @@ from trainer.detector import metrics
 from trainer.detector.augment import encoded, rotated
 from trainer.detector.batches import DRAWN
 from trainer.detector.images import SPLITS, Picture, Pixels
-from trainer.detector.model import score
+from trainer.detector.model import divide_logits, score, silence_dead_channels
 
 PREVALENCES = (0.5, 0.75, 0.9)
 Change = Callable[[Any], Any]
@@ -36,6 +36,15 @@ class Detector:
 def labels_of(pictures: Sequence[Picture]) -> metrics.Labels:
     """1 for remote sensing."""
     return np.array([picture.label for picture in pictures], dtype=np.int64)
+
+
+def calibrate(detector: Detector, validation: Sequence[Picture]) -> float:
+    """Make a trained model fit to be used, in place: dead channels silenced, the temperature folded in. Returns it."""
+    silence_dead_channels(detector.model)
+    scores = detector.scores(picture.pixels for picture in validation)
+    temperature = metrics.fit_temperature(scores, labels_of(validation))
+    divide_logits(detector.model, temperature)
+    return temperature
 
 
 def family(source: str) -> str:

@@ -15,9 +15,9 @@ import numpy as np
 from trainer.detector import metrics
 from trainer.detector.batches import DRAWN, chosen
 from trainer.detector.config import LABELS, Config
-from trainer.detector.evaluation import Detector, by_source, family, labels_of
+from trainer.detector.evaluation import Detector, by_source, calibrate, family, labels_of
 from trainer.detector.images import Picture
-from trainer.detector.model import divide_logits, transform_for
+from trainer.detector.model import transform_for
 from trainer.detector.negatives import KINDS
 from trainer.detector.prepared import prepare
 from trainer.detector.training import Machine, train
@@ -120,9 +120,7 @@ def _trained(
     drawn_on = prepare(chosen(pool, "train"), config, prepared, machine, without)
     state = train(drawn_on, validation, config, folder, machine)
     detector = Detector(state.average, transform_for(config.model), machine.device)
-    known = detector.scores(picture.pixels for picture in validation)
-    temperature = metrics.fit_temperature(known, labels_of(validation))
-    divide_logits(state.average, temperature)
+    temperature = calibrate(detector, validation)
     return judge(run, pool, detector) | {"temperature": temperature}
 
 

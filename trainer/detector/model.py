@@ -17,6 +17,8 @@ from trainer.errors import UserError
 MEAN = STD = (0.5, 0.5, 0.5)
 BATCH = 128
 """Images a forward pass, when scoring."""
+DEAD = 1e-3
+"""Variance below which a channel before a batch normalisation counts as constant."""
 
 
 def build(model: Model, seed: int) -> Any:
@@ -69,6 +71,21 @@ def divide_logits(model: Any, temperature: float) -> None:
         last.weight /= temperature
         if last.bias is not None:
             last.bias /= temperature
+
+
+def silence_dead_channels(model: Any) -> int:
+    """Fix batch-normalised channels that hardly varied over the training pictures at their mean, in place; how many.
+
+    Such a channel says nothing about pictures like those of the training, yet on a picture unlike them its tiny
+    variance multiplies whatever it says by hundreds, block after block: some photographs got log-odds of -300,000.
+    """
+    import torch
+
+    dead = [(layer, layer.running_var < DEAD) for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for layer, channels in dead:
+            layer.weight[channels] = 0.0
+    return sum(int(channels.sum()) for _, channels in dead)
 
 
 def save(model: Any, described: Model, folder: Path) -> Path:

@@ -14,7 +14,7 @@ from trainer.detector import metrics
 from trainer.detector.batches import chosen, read_pool
 from trainer.detector.config import Config
 from trainer.detector.evaluation import labels_of
-from trainer.detector.model import build, divide_logits, load, save, score, transform_for
+from trainer.detector.model import build, divide_logits, load, save, score, silence_dead_channels, transform_for
 from trainer.detector.prepared import prepare
 from trainer.detector.training import Machine, State, follow, learning_rate, train, turned
 from trainer.errors import UserError
@@ -78,6 +78,21 @@ def test_the_temperature_divides_the_log_odds(toy: Config) -> None:
     before = score(model, transform_for(toy.model), pixels)
     divide_logits(model, 2.5)
     assert np.allclose(score(model, transform_for(toy.model), pixels), before / 2.5, atol=1e-5)
+
+
+def test_a_channel_that_never_varied_cannot_explode(toy: Config) -> None:
+    model = build(replace(toy.model, architecture="mobilenetv4_conv_small"), 0).eval()
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for layer in layers[:2]:
+            layer.running_var[0] = 1e-9
+            layer.weight[0] = 30.0
+    pixels = [np.random.default_rng(n).integers(0, 255, (40, 40, 3), dtype=np.uint8) for n in range(3)]
+    assert np.abs(score(model, transform_for(toy.model), pixels)).max() > 100
+    assert silence_dead_channels(model) == 2
+    assert np.abs(score(model, transform_for(toy.model), pixels)).max() < 1
+    assert not layers[0].weight[0]
+    assert layers[0].weight[1:].all()
 
 
 def test_a_new_model_is_undecided(toy: Config) -> None:
