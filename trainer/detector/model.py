@@ -81,11 +81,13 @@ def silence_dead_channels(model: Any) -> int:
     """
     import torch
 
-    dead = [(layer, layer.running_var < DEAD) for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
-    with torch.no_grad():
-        for layer, channels in dead:
-            layer.weight[channels] = 0.0
-    return sum(int(channels.sum()) for _, channels in dead)
+    silenced = 0
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d) and layer.running_var is not None:
+            dead = layer.running_var < DEAD
+            layer.weight.data[dead] = 0.0
+            silenced += int(dead.sum())
+    return silenced
 
 
 def save(model: Any, described: Model, folder: Path) -> Path:
