@@ -314,7 +314,7 @@ class IngestStage(Stage):
     """Registers images one already has, with their facts."""
 
     name = "ingest"
-    version = 1
+    version = 2
     config_class = IngestConfig
     reasons: ClassVar[frozenset[str]] = IMAGE_REASONS | {
         "bad_metadata",

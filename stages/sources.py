@@ -95,7 +95,7 @@ FORMATS: dict[str, Format] = {
         stage="ingest",
         is_tree=True,
     ),
-    "webdataset": Format(options=frozenset({"facts"}), has_table=False, stage="ingest"),
+    "webdataset": Format(options=frozenset({"facts", "tile"}), has_table=False, stage="ingest"),
     "fmow": Format(files=("images",), options=_IMAGES, has_table=False, stage="ingest", is_tree=True),
     "bigearthnet": Format(
         files=("images",),

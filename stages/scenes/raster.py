@@ -82,7 +82,9 @@ class Raster:
 
 
 @contextlib.contextmanager
-def open_raster(path: str, bands: Bands | None, options: RasterOptions, access: Mapping[str, Any]) -> Iterator[Raster]:
+def open_raster(
+    path: str, bands: Bands | None, options: RasterOptions, access: Mapping[str, Any], data: bytes | None = None
+) -> Iterator[Raster]:
     """The bands that a view of `path` is made of; `bands` names them where they lie in several files.
 
     Args:
@@ -91,13 +93,14 @@ def open_raster(path: str, bands: Bands | None, options: RasterOptions, access: 
             blue, else its first three, or its first one.
         options: of the source.
         access: fsspec's options.
+        data: the raster's bytes, where `path` is a tar that has them among others.
 
     Raises:
         BadScene: a file that is empty, no raster, cut short or damaged, or has no such band.
     """
     with contextlib.ExitStack() as stack, _damage():
         if bands is None:
-            dataset = stack.enter_context(_open(path, access))
+            dataset = stack.enter_context(_open(path, access, data))
             numbers = _chosen(dataset, options)
             yield Raster(tuple((dataset, number) for number in numbers), _names(dataset, numbers), 0.0)
             return
@@ -108,12 +111,12 @@ def open_raster(path: str, bands: Bands | None, options: RasterOptions, access: 
 
 
 @contextlib.contextmanager
-def _open(path: str, access: Mapping[str, Any]) -> Iterator[DatasetReader]:
+def _open(path: str, access: Mapping[str, Any], data: bytes | None = None) -> Iterator[DatasetReader]:
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
     filesystem = file_system(path, access)
-    start, data = _start(filesystem, path)
+    start, data = (data[:12], data) if data is not None else _start(filesystem, path)
     driver = next((name for magic, name in DRIVERS.items() if start.startswith(magic)), None)
     if driver is None:
         raise BadScene("not_an_image" if start else "empty_body")

@@ -20,6 +20,7 @@ from stages.images import Limits
 from stages.keys import make_key
 from stages.scenes import READERS
 from stages.scenes.base import BadScene, Entry, Scene
+from stages.scenes.cuts import of_tile, scaled, zooms
 from stages.scenes.options import Tile
 from stages.scenes.options import tile as tile_option
 from stages.scenes.shots import Camera, Shot
@@ -56,7 +57,7 @@ class RowMaker:
         )
 
     def _tile(self) -> Tile | None:
-        if self.source.format == "webdataset" or "tile" in self.source.options:
+        if "tile" in self.source.options:
             return self.reader.options.tile
         return tile_option(self.settings.tile, "stages.ingest.tile")
 
@@ -197,24 +198,23 @@ def _of_image(scene: Scene, shot: Shot) -> dict[str, Any]:
     """
     facts = shot.facts | {name: value for name, value in scene.facts.items() if value is not None}
     facts |= {name: shot.facts[name] for name in _OF_FILE if name in shot.facts}
-    size = scene.record_size
-    width, height = shot.verdict.width, shot.verdict.height
-    if size is None or not width or not height or shot.window:
+    width, height = shot.whole or (shot.verdict.width, shot.verdict.height)
+    if not width or not height:
         return facts
+    size = scene.record_size or (width, height)
     across, down = width / size[0], height / size[1]
-    if "pixel_x_m" not in shot.facts and facts.get("pixel_x_m"):
-        facts["pixel_x_m"], facts["pixel_y_m"] = facts["pixel_x_m"] / across, facts["pixel_y_m"] / down
     if size != (1, 1) and (across, down) != (1, 1):
-        facts["objects"] = [_scaled(box, across, down) for box in facts.get("objects") or []]
-    return facts
+        facts["objects"] = [scaled(box, across, down) for box in facts.get("objects") or []]
+    zoom = zooms(shot)
+    if "pixel_x_m" not in shot.facts and facts.get("pixel_x_m"):
+        facts["pixel_x_m"], facts["pixel_y_m"] = (
+            facts["pixel_x_m"] / across / zoom[0],
+            facts["pixel_y_m"] / down / zoom[1],
+        )
+    return of_tile(facts, shot) if shot.window else facts
 
 
 _OF_FILE = ("crs", "bounds", "latitude", "longitude", "pixel_x_m", "pixel_y_m", "bands", "stretch")
-
-
-def _scaled(box: Mapping[str, Any], across: float, down: float) -> dict[str, Any]:
-    factors = {"x": across, "y": down, "width": across, "height": down}
-    return {name: value * factors.get(name, 1) if name in factors else value for name, value in box.items()}
 
 
 def _captions(scene: Scene, said: Sequence[dict[str, str]], source: str) -> list[dict[str, str]]:

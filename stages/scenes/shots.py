@@ -14,13 +14,13 @@ from stages.scenes import raster
 from stages.scenes.base import BadScene, Entry, Scene
 from stages.scenes.options import RasterOptions, Tile
 from stages.scenes.raster import NOWHERE, Place, Raster
-from stages.scenes.tiles import shown, sides, windows
+from stages.scenes.tiles import Box, shown, sides, windows
 
 if TYPE_CHECKING:
     from rasterio.windows import Window
 
-TILED = frozenset({"jpeg", "png"})
-"""Web images that can be read window by window."""
+TILED = frozenset({"jpeg", "png", "tiff"})
+"""Images that can be read window by window."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +36,8 @@ class Shot:
     footprint: tuple[float, float, float, float] | None = None
     window: tuple[int, int, int, int] | None = None
     """x, y, width, height in pixels of the scene, when it is a tile."""
+    whole: tuple[int, int] | None = None
+    """Width and height of the file that a view is of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,31 +62,30 @@ class Camera:
             BadScene: it cannot be read.
         """
         if scene.is_raster or data is None:
-            yield from self._views(entry, scene, self.tile)
+            yield from self._views(entry, scene)
             return
         verdict = inspect(data, self.limits)
         if self.tile and verdict.format in TILED and max(verdict.width or 0, verdict.height or 0) > self.tile.size:
-            yield from self._views(entry, scene, self.tile)
+            yield from self._views(entry, scene, data)
         else:
             yield Shot(verdict=verdict)
 
-    def _views(self, entry: Entry, scene: Scene, tile: Tile | None) -> Iterator[Shot]:
-        with raster.open_raster(entry.path, scene.bands, self.options, self.access) as opened:
+    def _views(self, entry: Entry, scene: Scene, data: bytes | None = None) -> Iterator[Shot]:
+        with raster.open_raster(entry.path, scene.bands, self.options, self.access, data) as opened:
             height, width = opened.first.shape
-            if tile is None and height * width > self.limits.max_pixels:
+            if self.tile is None and height * width > self.limits.max_pixels:
                 raise BadScene("too_many_pixels")
             limits, note = raster.ends(opened, self.options.stretch)
             facts = _stated(opened, note)
-            for box, shape in _boxes(opened, tile):
-                yield self._shot(opened, limits, facts, box, shape)
+            for box, shape in _boxes(opened, scene, self.tile):
+                place = _place(opened, scene, box, shape)
+                yield self._shot(opened, limits, facts, place, box, shape)
 
     def _shot(
-        self, opened: Raster, limits: Any, facts: dict[str, Any], box: tuple[int, int, int, int], shape: tuple[int, int]
+        self, opened: Raster, limits: Any, facts: dict[str, Any], place: Place, box: Box, shape: tuple[int, int]
     ) -> Shot:
-        window = _window(box)
         is_tile = box[2:] != (opened.first.width, opened.first.height)
-        view, nodata = raster.render(opened, limits, window, shape)
-        place = raster.place(opened.first, window, shape)
+        view, nodata = raster.render(opened, limits, _window(box), shape)
         data = to_png(view)
         return Shot(
             verdict=inspect(data, Limits(max_pixels=shape[0] * shape[1])),
@@ -93,10 +94,11 @@ class Camera:
             facts=facts | place.facts,
             footprint=place.footprint,
             window=box if is_tile else None,
+            whole=(opened.first.width, opened.first.height),
         )
 
 
-def _boxes(opened: Raster, tile: Tile | None) -> Iterator[tuple[tuple[int, int, int, int], tuple[int, int]]]:
+def _boxes(opened: Raster, scene: Scene, tile: Tile | None) -> Iterator[tuple[Box, tuple[int, int]]]:
     """(window, (height, width) it is shown in) of every image of a scene.
 
     Raises:
@@ -106,7 +108,8 @@ def _boxes(opened: Raster, tile: Tile | None) -> Iterator[tuple[tuple[int, int, 
     if tile is None:
         yield (0, 0, width, height), (height, width)
         return
-    pixel = _pixel_m(opened)
+    whole = _place(opened, scene, (0, 0, width, height), (height, width))
+    pixel = None if whole == NOWHERE else (whole.facts["pixel_x_m"], whole.facts["pixel_y_m"])
     if tile.target_gsd is not None and pixel is None:
         raise BadScene("bad_metadata")
     side, overlap = sides(tile, pixel)
@@ -114,13 +117,19 @@ def _boxes(opened: Raster, tile: Tile | None) -> Iterator[tuple[tuple[int, int, 
         yield box, shown(box, side, tile)
 
 
-def _pixel_m(opened: Raster) -> tuple[float, float] | None:
+def _place(opened: Raster, scene: Scene, box: Box, shape: tuple[int, int]) -> Place:
+    """Where a window lies, as the file says, or else as what is stated of the whole scene."""
+    found = raster.place(opened.first, _window(box), shape)
+    crs, bounds = scene.facts.get("crs"), scene.facts.get("bounds")
+    if found != NOWHERE or not crs or not bounds or None in bounds.values():
+        return found
     height, width = opened.first.shape
-    whole: Place = raster.place(opened.first, _window((0, 0, width, height)), (height, width))
-    return None if whole == NOWHERE else (whole.facts["pixel_x_m"], whole.facts["pixel_y_m"])
+    across, down = (bounds["right"] - bounds["left"]) / width, (bounds["top"] - bounds["bottom"]) / height
+    left, top = bounds["left"] + box[0] * across, bounds["top"] - box[1] * down
+    return raster.place_of(crs, (left, top - box[3] * down, left + box[2] * across, top), shape)
 
 
-def _window(box: tuple[int, int, int, int]) -> Window:
+def _window(box: Box) -> Window:
     from rasterio.windows import Window
 
     return Window(*box)

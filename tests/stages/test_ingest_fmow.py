@@ -150,3 +150,15 @@ def test_the_real_record(tmp_path: Path) -> None:
     assert row["pixel_y_m"] == pytest.approx(0.511, abs=0.001)
     assert row["pixel_x_m"] * 977 == pytest.approx(338, abs=1)
     assert row["pixel_y_m"] * 663 == pytest.approx(339, abs=1)
+
+
+def test_tiles_of_a_chip_have_places_and_boxes_of_their_own(tmp_path: Path) -> None:
+    boxes = [{"ID": 7, "category": "dam", "box": [0, 0, 16, 32]}]
+    record = fmow_record(bounding_boxes=boxes, img_width=128, img_height=128)
+    fmow_chip(tmp_path / "train", "dam_1_0_rgb", 1, record)
+    source = {"name": "fmow", "path": str(tmp_path / "train"), "options": {"tile": {"size": 32}}}
+    rows = list(by_url(ingest(tmp_path, source)[0]).values())
+    assert [row["labels"] for row in rows] == [["dam"], None, None, None]
+    assert rows[0]["objects"] == [{"label": "dam", "x": 0.0, "y": 0.0, "width": 8.0, "height": 16.0}]
+    assert rows[1]["longitude"] - rows[0]["longitude"] == pytest.approx(0.005)
+    assert rows[0]["pixel_x_m"] == pytest.approx(0.01 * 91_000 / 64, rel=0.01), "of the file's pixels"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from stages.tar import TarWriter
-from tests.stages.ingesting import by_url, ingest, jpeg, reasons, stored, tar
+from tests.stages.ingesting import by_url, ingest, jpeg, pixels, reasons, stored, tar
 
 
 def wds(path: str, **more: Any) -> dict[str, Any]:
@@ -112,3 +115,58 @@ def test_our_own_shards_go_round(tmp_path: Path) -> None:
     rows = by_url(ingest(tmp_path, wds(str(tmp_path / "mine.tar")))[0])
     assert {url: row["reason"] for url, row in rows.items()} == {"fmow/train/1.jpg": None, "scenes/train/1.jpg": None}
     assert {(row["source"], row["caption"], *row["labels"]) for row in rows.values()} == {("old", "a dam", "dam")}
+
+
+def test_large_images_of_a_tar_are_cut_and_keep_what_holds_for_the_tile(tmp_path: Path) -> None:
+    said = {
+        "url": "http://h/scene.jpg",
+        "labels": ["airport"],
+        "crs": "EPSG:32632",
+        "bounds": {"left": 500_000, "bottom": 5_000_000, "right": 501_000, "top": 5_001_000},
+        "pixel_x_m": 10.0,
+        "pixel_y_m": 10.0,
+        "utm_zone": "1C",
+        "latitude": 45.15,
+        "longitude": 9.0,
+        "objects": [{"label": "airport", "x": 40, "y": 0, "width": 20, "height": 20}],
+    }
+    png = io.BytesIO()
+    Image.fromarray(pixels(1, 100)).save(png, "PNG")
+    members = {"a.png": png.getvalue(), "a.txt": b"an airport", "a.json": json.dumps(said).encode(), "b.jpg": jpeg(2)}
+    tar(tmp_path / "0.tar", members)
+    table, _ = ingest(tmp_path, wds(str(tmp_path / "0.tar"), options={"tile": {"size": 50}}))
+    rows = by_url(table)
+    tiles = {url.partition("#xywh=")[2]: row for url, row in rows.items() if url.startswith("http")}
+    assert sorted(tiles) == ["0,0,50,50", "0,50,50,50", "50,0,50,50", "50,50,50,50"]
+    right = tiles["50,0,50,50"]
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(stored(tmp_path / "run", right)))), pixels(1, 100)[:50, 50:])
+    assert right["objects"] == [{"label": "airport", "x": 0.0, "y": 0.0, "width": 10.0, "height": 20.0}]
+    assert (right["labels"], right["utm_zone"], right["caption"]) == (["airport"], "32T", "an airport")
+    assert right["bounds"] == {"left": 500_500, "bottom": 5_000_500, "right": 501_000, "top": 5_001_000}
+    assert right["pixel_x_m"] == pytest.approx(10)
+    assert tiles["50,50,50,50"]["labels"] is None, "the airport is not in it"
+    assert {row["location"] for row in tiles.values()} == {"old/0.tar/a"}
+    assert len(rows) == 8, "64 pixels are cut, too"
+
+
+def test_tiles_of_a_tar_by_size_on_the_ground_and_by_the_stages_option(tmp_path: Path) -> None:
+    place = {"crs": "EPSG:32632", "bounds": {"left": 0, "bottom": 0, "right": 640, "top": 640}}
+    tar(tmp_path / "0.tar", {"a.jpg": jpeg(1, 128), "a.json": json.dumps(place).encode(), "b.jpg": jpeg(2, 128)})
+    rows = by_url(ingest(tmp_path, wds(str(tmp_path / "0.tar")), tile={"size": 32, "target_gsd": 10.0})[0])
+    assert rows.pop("0.tar/b")["reason"] == "bad_metadata", "its pixels have no size on the ground"
+    assert list(rows) == [f"0.tar/a#xywh={x},{y},64,64" for y in (0, 64) for x in (0, 64)]
+    assert {(row["width"], row["pixel_x_m"]) for row in rows.values()} == {(32, 10.0)}
+
+
+def test_of_a_large_image_that_ends_early_the_tiles_before_stay(tmp_path: Path) -> None:
+    whole = jpeg(1, 200)
+    tar(tmp_path / "0.tar", {"a.jpg": whole[:2000]})
+    table, manifest = ingest(tmp_path, wds(str(tmp_path / "0.tar"), options={"tile": {"size": 64}}))
+    assert manifest.counts["old"]["dropped"] == {"truncated": 1}
+    kept = {url: row for url, row in by_url(table).items() if row["reason"] is None}
+    assert 0 < len(kept) < 16
+    expected = np.asarray(Image.open(io.BytesIO(whole)).convert("RGB")).astype(int)
+    for row in kept.values():
+        tile = np.asarray(Image.open(io.BytesIO(stored(tmp_path / "run", row)))).astype(int)
+        x, y = row["window"]["x"], row["window"]["y"]
+        assert np.abs(tile - expected[y : y + 64, x : x + 64]).max() <= 20, "two decoders differ by less than a gap"
