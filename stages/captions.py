@@ -32,6 +32,7 @@ from stages.captioning.ranker import RankConfig, Ranker, RerankConfig
 from stages.captioning.ranking import Locate, Rank, Rerank
 from stages.captioning.tokens import CONTEXT, count
 from stages.errors import UserError
+from stages.memory import shrunk
 from stages.models import ModelRef
 from stages.schema import CAPTIONS, COMMON, conform, extend
 from stages.scoring import kept_rows
@@ -127,14 +128,19 @@ class CaptionsStage(Stage):
         load_templates(self.families(), f"{WHERE}.templates")
 
     def summary(self, records: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
-        """What was generated anew, and what became of the candidates of each source."""
+        """What was generated anew, what became of the candidates of each source, and what did not fit into memory."""
         totals: dict[str, Counter[str]] = {}
         for record in records[Compose.name]:
             for source, counts in record.meta["sources"].items():
                 totals.setdefault(source, Counter()).update(counts)
+        tight = [
+            shrunk(records.get(ranker.name, ()), ranker.config.batch_size, ranker.ref.where)
+            for ranker in self.rankers()
+        ]
         return {
             "generated": sum(record.meta["images"] for record in records[Generate.name]),
             "sources": {source: dict(sorted(counts.items())) for source, counts in sorted(totals.items())},
+            "warnings": [sentence for sentence in tight if sentence],
         }
 
     def preview(self, ws: Workspace) -> tuple[int, int] | None:

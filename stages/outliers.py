@@ -29,6 +29,7 @@ from stages.base import (
     status_column,
 )
 from stages.errors import UserError
+from stages.memory import shrunk
 from stages.schema import COMMON, FEATURES, OUTLIERS, conform, extend
 from stages.scorers import DetectorConfig, DetectorScorer, Scorer, VlmConfig, VlmScorer
 from stages.scoring import PlanDetector, PlanVlm, ScoreDetector, ScoreVlm, kept_rows, score_ids, wanted
@@ -110,14 +111,9 @@ class OutliersStage(Stage):
     def _shrunk(self, records: Mapping[str, Sequence[Record]]) -> Iterator[str]:
         """A sentence for each model whose batches did not fit into memory."""
         for scorer in self.scorers():
-            wanted_size = scorer.config.batch_size
-            sizes = [record.meta.get("batch_size") for record in records.get(f"score-{scorer.name}", ())]
-            smallest = min(filter(None, sizes), default=wanted_size)
-            if smallest < wanted_size:
-                yield (
-                    f"{scorer.ref.where}: batches of {wanted_size} images did not fit into memory, so some units were "
-                    f"scored in batches of {smallest}; set batch_size: {smallest}"
-                )
+            records_of = records.get(f"score-{scorer.name}", ())
+            if told := shrunk(records_of, scorer.config.batch_size, scorer.ref.where):
+                yield told
 
     def preview(self, ws: Workspace) -> tuple[int, int] | None:
         """Rows whose scores are all stored, and the others."""

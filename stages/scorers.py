@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +16,12 @@ from numpy.typing import NDArray
 
 from stages import vision
 from stages.base import operational, semantic
-from stages.errors import UnitError, UserError
+from stages.errors import UserError
 from stages.features import COLUMN, vector_array
+from stages.memory import Fitted
 from stages.models import ModelRef
 from stages.texts import text_encoder
 from stages.vision import Pixels, Preprocess
-
-log = logging.getLogger(__name__)
 
 BUILTIN = "builtin"
 """The recipe's name for the detector that is shipped (manifests/models/detector)."""
@@ -287,41 +285,9 @@ def score_batches(
     return found
 
 
-class Batches:
+class Batches(Fitted[Run]):
     """A loaded model, and the batch size that it has memory for."""
 
-    def __init__(self, run: Run, size: int, where: str) -> None:
-        self.run = run
-        self.size = size
-        self.where = where
-
     def score(self, images: Sequence[Pixels], captions: Sequence[str], columns: Sequence[str]) -> dict[str, pa.Array]:
-        """`score_batches`; when memory runs out, all over in batches of half the size, which stay.
-
-        Raises:
-            UnitError: not even one image fits.
-        """
-        while True:
-            try:
-                return score_batches(self.run, self.size, images, captions, columns)
-            except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                if self.size == 1:
-                    raise UnitError(f"{self.where}: the model has no memory left for a single image") from error
-            self.size //= 2
-            log.warning("%s: out of memory, so batches have %d images from now on", self.where, self.size)
-            _free_memory()
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
-
-
-def _free_memory() -> None:
-    """What the failed batch left in the GPU's cache would be in the way of the next."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        """`score_batches` of what fits; raises `UnitError` when not even one image does."""
+        return self.fit(lambda size: score_batches(self.run, size, images, captions, columns))

@@ -20,6 +20,7 @@ from stages.captioning.candidates import Generate, PlanCandidates, narrow, row_g
 from stages.captioning.ranker import Ranker, Ranks, Run, disc
 from stages.errors import UnitError
 from stages.images import open_rgb
+from stages.memory import Fitted
 from stages.schema import IMAGE
 from stages.scoring import image_bytes
 
@@ -145,9 +146,10 @@ class Rank(Phase):
             for number, (path, present) in enumerate(zip(meta["files"], meta["present"], strict=True))
         ]
 
-    def setup(self, ws: Workspace) -> Run:
+    def setup(self, ws: Workspace) -> Fitted[Run]:
         """The model, loaded once an actor."""
-        return self.ranker.load(vision.preprocess_of(self.ranker.ref))
+        run = self.ranker.load(vision.preprocess_of(self.ranker.ref))
+        return Fitted(run, self.ranker.config.batch_size, self.ranker.ref.where)
 
     def prepare(self, unit: Unit, ws: Workspace) -> pa.Table:
         """Decoded and resized on the CPU: `id, source, texts, pixels, disc`; what cannot be ranked is null."""
@@ -158,28 +160,36 @@ class Rank(Phase):
         columns = [pa.array([view[n] for view in views], pa.large_binary()) for n in range(2)]
         return pa.table([images["id"], images["source"], texts, *columns], ["id", "source", "texts", "pixels", "disc"])
 
-    def work(self, unit: Unit, ws: Workspace, state: Run, prepared: pa.Table | None = None) -> Result:
-        """Rank in batches of one shape, and of one source, whose classes are asked for."""
+    def work(self, unit: Unit, ws: Workspace, state: Fitted[Run], prepared: pa.Table | None = None) -> Result:
+        """Rank the unit, and store the ranks row for row."""
         assert prepared is not None, "the spine prepares the units of a model phase"
         meta = ws.phase_records(Locate.name)[0].meta
         vocabularies = meta["vocabularies"] if self.ranker.classifies else {}
+        rows = state.fit(lambda size: self._rows(state.run, prepared, vocabularies, size))
+        ws.write_table(f"scores/{self.name}", pa.Table.from_pylist(rows, schema=RANKED), kind="scores")
+        images = prepared.num_rows - prepared["pixels"].null_count
+        return Result(meta={"images": images, "batch_size": state.size})
+
+    def _rows(
+        self, run: Run, prepared: pa.Table, vocabularies: Mapping[str, Sequence[str]], size: int
+    ) -> list[dict[str, Any]]:
+        """Entries of RANKED, by batches of one shape, and of one source, whose classes are asked for."""
         preprocess = vision.preprocess_of(self.ranker.ref)
         rows: list[dict[str, Any]] = [{"id": name} for name in prepared["id"].to_pylist()]
         able = prepared["pixels"].is_valid().to_pylist()
         sources = prepared["source"].to_pylist()
         for source in dict.fromkeys(sources):
             mine = [n for n, name in enumerate(sources) if name == source and able[n]]
-            for start in range(0, len(mine), self.ranker.config.batch_size):
-                batch = mine[start : start + self.ranker.config.batch_size]
-                ranks = self._ranked(state, prepared.take(batch), preprocess, vocabularies.get(source, []))
+            for start in range(0, len(mine), size):
+                batch = mine[start : start + size]
+                ranks = self._ranked(run, prepared.take(batch), preprocess, vocabularies.get(source, []), size)
                 for place, row in enumerate(batch):
                     rows[row] |= _row(ranks, place)
-        ws.write_table(f"scores/{self.name}", pa.Table.from_pylist(rows, schema=RANKED), kind="scores")
-        return Result(meta={"images": sum(able)})
+        return rows
 
-    def _ranked(self, run: Run, batch: pa.Table, preprocess: Any, classes: Sequence[str]) -> Ranks:
+    def _ranked(self, run: Run, batch: pa.Table, preprocess: Any, classes: Sequence[str], size: int) -> Ranks:
         """One forward pass, filled up to the batch's size."""
-        missing = self.ranker.config.batch_size - batch.num_rows
+        missing = size - batch.num_rows
         images = [_pixels(data, preprocess.size) for data in batch["pixels"]]
         discs = [_pixels(data, None) for data in batch["disc"]] if self.ranker.rotates else []
         texts = batch["texts"].to_pylist()

@@ -16,7 +16,7 @@ from PIL import Image
 from demo.captioner import TEXTS, make_blip, make_blip2, make_encoder_decoder, make_git
 from demo.models import make_open_clip
 from stages.captioning import candidates, generator, ranking
-from stages.captioning.ranker import PROMPT, RankConfig, RerankConfig
+from stages.captioning.ranker import PROMPT, RankConfig, Ranker, RerankConfig
 from stages.captions import CaptionsConfig, CaptionsStage
 from stages.errors import UserError
 from stages.shards import ShardsConfig, ShardsStage
@@ -186,6 +186,34 @@ def test_equal_ranks_are_not_computed_again(models: Path, tmp_path: Path) -> Non
         digests.append([unit.digest for unit in rank.cut(UnitWorkspace(execution, "rank", Unit(id="cut")))])
     assert digests[0] == digests[1]
     assert len(digests[0]) == 1
+
+
+def test_a_ranker_that_runs_out_of_memory_ranks_in_smaller_batches(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("roomy", "cramped"):
+        give(tmp_path / name, [picture(seed) for seed in range(5)])
+    roomy, _ = run(tmp_path / "roomy", config(models))
+    load = Ranker.load
+
+    def cramped(self: Ranker, preprocess: Any) -> Any:
+        inner = load(self, preprocess)
+
+        def small(images: Any, *rest: Any) -> Any:
+            if self.name == "rank" and len(images) > 2:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+            return inner(images, *rest)
+
+        return small
+
+    monkeypatch.setattr(Ranker, "load", cramped)
+    found, written = run(tmp_path / "cramped", config(models))
+    [warning] = written.summary["warnings"]
+    assert warning.startswith("stages.captions.rank: batches of 4 images did not fit into memory")
+    assert warning.endswith("set batch_size: 2")
+    for key, row in roomy.items():
+        scores = [each["score"] for each in row["candidates"]]
+        assert [each["score"] for each in found[key]["candidates"]] == pytest.approx(scores, abs=1e-5)
 
 
 def test_scores_and_classes_are_what_open_clip_computes_alone(models: Path, tmp_path: Path) -> None:
