@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from trainer.adapters.options import PeftOptions
 from trainer.data.captions import CaptionOptions
 from trainer.data.images import NORMALISATIONS, Augment
 from trainer.errors import UserError
@@ -40,7 +41,11 @@ class Config:
     """The activation, where nothing records it."""
     freeze: str = "none"
     """The tower that stays as it is: `none`, `image` or `text`."""
+    peft: PeftOptions = field(default_factory=PeftOptions)
+    """Parts that are trained instead of the model's own weights."""
     epochs: int = 10
+    samples: int = 0
+    """Samples seen in all, in place of whole epochs; 0: `epochs` count."""
     batch_size: int = 256
     """Samples of a step, over all ranks."""
     lr: float = 1e-5
@@ -124,7 +129,7 @@ def _check(config: Config) -> None:
     for name in ("epochs", "batch_size", "run", "validation_samples", "checkpoint_every", "keep"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} is {getattr(config, name)}; at least 1 is wanted")
-    for name in ("warmup", "weight_decay", "clip", "damage_limit", "chunk", "validate_every", "seed"):
+    for name in ("samples", "warmup", "weight_decay", "clip", "damage_limit", "chunk", "validate_every", "seed"):
         if not getattr(config, name) >= 0:
             raise UserError(f"{name} is {getattr(config, name)}; at least 0 is wanted")
     for name in ("lr", "epsilon"):
@@ -146,7 +151,7 @@ def load(preset: str | None = None, said: Mapping[str, Any] | None = None, sets:
     Args:
         preset: a shipped name, or a YAML file of one's own.
         said: values by key.
-        sets: `key=value` texts, the value in YAML; a dot leads into `augment` and `captions`.
+        sets: `key=value` texts, the value in YAML; a dot leads into `augment`, `captions` and `peft`.
 
     Raises:
         UserError: an unknown key or a value that is not accepted; it names them.
