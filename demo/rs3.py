@@ -1,4 +1,5 @@
-"""`python -m demo.rs3`: labelled scenes of both hemispheres become captioned shards; every planted fact is looked up.
+"""`python -m demo.rs3`: labelled scenes of both hemispheres become captioned shards, and these are curated anew; every
+planted fact is looked up.
 
 The images are drawn, the models tiny and untrained: candidates are words at random, which the gate judges all the same.
 What is checked is what is known: places, seasons, resolutions, positions, tiles, and which row is refused for what.
@@ -11,16 +12,15 @@ import json
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import yaml
 
+from demo import found, recurate
 from demo.__main__ import conclude, prepare
 from demo.captioner import make_blip2
 from demo.models import make_open_clip
@@ -107,6 +107,11 @@ def make(root: Path) -> Path:
     return recipe
 
 
+def images(root: Path) -> list[bytes]:
+    """The chips' files, in their order."""
+    return [(root / "world/fmow/train" / chip.url).read_bytes() for chip in CHIPS]
+
+
 def _recipe(world: Path) -> dict[str, Any]:
     """The shipped recipe rs3 in miniature."""
     return {
@@ -169,14 +174,14 @@ def _write_scene(path: Path) -> None:
 
 def wrong(run: Path) -> tuple[list[str], int]:
     """(a sentence for each planted answer that was not found; how many were planted)."""
-    rows = _rows(run)
-    passports = _passports(run)
+    rows = found.rows(run, "ingest")
+    passports = found.passports(run)
     problems: list[str] = []
     total = 0
     for chip in CHIPS:
         expected = {"reason": chip.reason, **chip.facts}
         total += len(expected) + (chip.reason is None)
-        problems += _compare(chip.url, rows.get(chip.url), expected)
+        problems += found.compare(chip.url, rows.get(chip.url), expected)
         if chip.reason is None:
             problems += _captioned(chip, passports.get(chip.url))
     tiles = [row for url, row in rows.items() if url.startswith(SCENE)]
@@ -184,22 +189,12 @@ def wrong(run: Path) -> tuple[list[str], int]:
     if len(tiles) != SCENE_TILES or len({row["location"] for row in tiles}) != 1:
         problems.append(f"{SCENE}: {len(tiles)} tiles in {len({row['location'] for row in tiles})} locations")
     for row in tiles:
-        problems += _compare(row["url"], row, SCENE_FACTS)
+        problems += found.compare(row["url"], row, SCENE_FACTS)
     twins = [rows[chip.url]["location"] for chip in CHIPS[:2]]
     total += 1
     if None in twins or len(set(twins)) != 1:
         problems.append("airport_1_0: both renderings must share a location")
     return problems, total
-
-
-def _compare(url: str, row: dict[str, Any] | None, expected: dict[str, Any]) -> list[str]:
-    if row is None:
-        return [f"{url}: it is not in the table"]
-    return [
-        f"{url}: {name} is {row.get(name)!r}, not {value!r}"
-        for name, value in expected.items()
-        if row.get(name) != value
-    ]
 
 
 def _captioned(chip: Chip, passport: dict[str, Any] | None) -> list[str]:
@@ -213,24 +208,13 @@ def _captioned(chip: Chip, passport: dict[str, Any] | None) -> list[str]:
     return problems + [f"{chip.url}: {season!r} is told: {told!r}" for season in sorted(seasons) if season in told]
 
 
-def _rows(run: Path) -> dict[str, dict[str, Any]]:
-    """The rows of ingest, by URL."""
-    manifest = json.loads((run / "ingest/manifest.json").read_text())
-    parts = [run / output["path"] for output in manifest["outputs"] if output["kind"] == "part"]
-    return {row["url"]: row for part in parts for row in pq.read_table(part).to_pylist()}
-
-
-def _passports(run: Path) -> dict[str, dict[str, Any]]:
-    """What the shards say of each sample, by URL."""
-    found = {}
-    for path in sorted((run / "shards").rglob("*.tar")):
-        with tarfile.open(path) as archive:
-            for member in archive.getmembers():
-                file = archive.extractfile(member)
-                if member.name.endswith(".json") and file is not None:
-                    passport = json.load(file)
-                    found[passport["url"]] = passport
-    return found
+def curate(recipe: Path, root: Path) -> bool:
+    """Run a recipe as a process of its own; whether it ended well."""
+    command = [sys.executable, "-m", "curation.run", str(recipe), "--root", str(root)]
+    code = subprocess.run(command, check=False).returncode  # noqa: S603
+    if code:
+        print(f"demo.rs3: the run of {recipe.name} failed with exit code {code}", file=sys.stderr)
+    return code == 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -240,15 +224,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     root: Path = parser.parse_args(argv).root
     try:
         prepare(root, keep=False)
+        shutil.rmtree(root / "recurated", ignore_errors=True)
     except OSError as error:
         print(f"demo.rs3: {error}", file=sys.stderr)
         return 2
-    recipe = make(root)
-    command = [sys.executable, "-m", "curation.run", str(recipe), "--root", str(root / "run")]
-    if code := subprocess.run(command, check=False).returncode:  # noqa: S603
-        print(f"demo.rs3: the run failed with exit code {code}", file=sys.stderr)
+    print(f"making scenes and models in {root}", flush=True)
+    if not curate(make(root), root / "run"):
         return 1
-    return conclude(*wrong(root / "run"))
+    recipe = recurate.make(root / "world", root / "run/shards", images(root))
+    if not curate(recipe, root / "recurated"):
+        return 1
+    problems, total = wrong(root / "run")
+    again, more = recurate.wrong(root / "run", root / "recurated")
+    return conclude([*problems, *again], total + more)
 
 
 if __name__ == "__main__":

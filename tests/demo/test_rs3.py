@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from curation import recipe as recipes
-from demo import rs3
+from demo import recurate, rs3
 from tests.harness import run_stage
 
 
@@ -17,12 +17,26 @@ from tests.harness import run_stage
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's run, in this process."""
     root = tmp_path_factory.mktemp("demo-rs3")
-    recipe = recipes.load(str(rs3.make(root)))
+    run_all(rs3.make(root), root / "run")
+    return root / "run"
+
+
+def run_all(path: Path, root: Path) -> None:
+    """A recipe's stages, one after the other."""
+    recipe = recipes.load(str(path))
     before = None
     for stage in recipe.stages:
-        run_stage(stage, root / "run", before, sources=[source.name for source in recipe.sources])
+        run_stage(stage, root, before, sources=[source.name for source in recipe.sources])
         before = stage.name
-    return root / "run"
+
+
+def test_the_shards_and_an_older_tar_are_curated_anew(finished: Path) -> None:
+    root = finished.parent
+    recipe = recurate.make(root / "world", finished / "shards", rs3.images(root))
+    run_all(recipe, root / "recurated")
+    problems, total = recurate.wrong(finished, root / "recurated")
+    assert problems == []
+    assert total > 70
 
 
 def test_every_planted_answer_is_found(finished: Path) -> None:
