@@ -17,7 +17,7 @@ from trainer.detector.batches import DRAWN, chosen
 from trainer.detector.config import LABELS, Config
 from trainer.detector.evaluation import Detector, by_source, calibrate, family, labels_of
 from trainer.detector.images import Picture
-from trainer.detector.model import transform_for
+from trainer.detector.model import save, transform_for
 from trainer.detector.negatives import KINDS
 from trainer.detector.prepared import prepare
 from trainer.detector.training import Machine, train
@@ -121,6 +121,7 @@ def _trained(
     state = train(drawn_on, validation, config, folder, machine)
     detector = Detector(state.average, transform_for(config.model), machine.device)
     temperature = calibrate(detector, validation)
+    save(state.average, config.model, folder / "model")
     return judge(run, pool, detector) | {"temperature": temperature}
 
 
