@@ -13,6 +13,8 @@ MOST_BARS = 400
 ENDS = 3
 """Classes named at either end of a tail."""
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+ZONE_IMAGES = ("0", "1–9", "10–99", "100–999", "1–9 k", "10–99 k", "100 k+")
+"""Names of the bins of images in a zone (`places.ZONE_IMAGES`)."""
 MAPS = (
     ("images", "Images by UTM zone", "images"),
     ("per_1000_km2", "Images by land area", "images a 1,000 km² of land"),
@@ -44,7 +46,8 @@ def tail_text(entry: Mapping[str, Any]) -> str:
     """How many classes there are, how few of them have half of all labels, and the ends of the tail."""
     classes = entry["classes"]
     most = ", ".join(f"{name} ({images:,})" for name, images in classes[:ENDS])
-    text = f"{entry['names']:,} classes; the {entry['half']:,} most frequent have half of all labels. Most: {most}"
+    half = "most frequent one has" if entry["half"] == 1 else f"{entry['half']:,} most frequent have"
+    text = f"{entry['names']:,} classes; the {half} half of all labels. Most: {most}"
     last = classes[max(ENDS, len(classes) - ENDS) :]
     return text + (f"; fewest: {', '.join(f'{name} ({images:,})' for name, images in last)}." if last else ".")
 
@@ -67,7 +70,7 @@ def calendars(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     if places["zones"]:
         zones = places["zone_images"]
         note = f"how many of {zones['rows']:,} UTM zones with land have so many images; {zones['max']:,} at most"
-        found.append(figures.tally("Images of a zone", note, zones, closed=True))
+        found.append(figures.named("Images of a zone", note, ZONE_IMAGES, zones["counts"]))
     return found
 
 
@@ -100,8 +103,8 @@ def split(facts: Mapping[str, Any]) -> str | None:
         return None
     return (
         f"From a validation sample to the nearest training sample: {apart['min']:,.1f} km at least, "
-        f"{apart['median']:,.1f} km in the middle, within 1 km for {apart['near']:.1%} of the {apart['measured']:,} "
-        "samples measured."
+        f"{apart['median']:,.1f} km in the middle, within 1 km for {labels.share(apart['near'], 1)} of the "
+        f"{apart['measured']:,} samples measured."
     )
 
 
