@@ -113,9 +113,10 @@ def bring_up_to_date(recipe: Recipe, store: Store, name: str, args: argparse.Nam
     Raises:
         UnitError: a unit failed, or the sums do not hold; everything else is committed.
     """
-    steps = plan.steps(recipe, store, force=args.force, allow_stale=args.allow_stale)
-    step = next(step for step in steps if step.stage.name == name)
     again = name in args.force
+    force = [name] if again else []  # others that were forced have been run by now
+    steps = plan.steps(recipe, store, force=force, allow_stale=args.allow_stale)
+    step = next(step for step in steps if step.stage.name == name)
     if step.state != UP_TO_DATE:
         generation = next_generation(step) if again else 0
         run_stage(recipe, store, step, generation=generation, adopt=not again, display=display)

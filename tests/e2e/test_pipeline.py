@@ -46,6 +46,13 @@ def test_a_second_run_does_nothing(world: World, calm: Path) -> None:
     assert (calm / "shards/manifest.json").read_bytes() == before
 
 
+def test_a_forced_stage_is_run_again_and_what_follows_stays(world: World, calm: Path, copy: Path) -> None:
+    said = world.run(copy, "--force", "dedup")
+    assert "dedup: to run (forced)" in said
+    assert "shards: up to date" in said
+    assert tar_digests(copy) == tar_digests(calm)
+
+
 @pytest.mark.soak
 def test_another_root_gets_the_same_tars(world: World, calm: Path, tmp_path: Path) -> None:
     world.run(tmp_path / "again", env=world.env | {"PYTHONHASHSEED": "7"})

@@ -78,5 +78,5 @@ def test_tars_become_tars_once_more(folder: Path, ray_head: Head, tmp_path: Path
     assert done.returncode == 0, done.stdout + done.stderr
     before = tar_digests(root)
     assert "up to date" in run(folder, root, ray_head.env, "--plan")
-    assert run(folder, root, ray_head.env, "--force", "dedup")
+    run(folder, root, ray_head.env, "--force", "dedup")
     assert tar_digests(root) == before
