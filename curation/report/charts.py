@@ -130,10 +130,16 @@ def _columns(axes: Any, names: Sequence[str], counts: Sequence[int], title: str)
 
 def _tails(axes: Any, classes: Sequence[Mapping[str, Any]]) -> None:
     """Images of each class by its rank, a line a source."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
     for entry in classes:
         images = [count for _, count in entry["classes"]]
         axes.plot(range(1, len(images) + 1), images, marker=".", label=_plain(entry["source"]))
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.minorticks_off()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("rank of the class")
     axes.set_ylabel("images (logarithmic)")
     axes.legend(frameon=False)
