@@ -25,7 +25,7 @@ COPIED, AGAIN = 0, 2
 """Numbers of the chips that the older tar has too: as they are, and encoded once more."""
 REASONS = {"copy.jpg": "duplicate_bytes", "again.jpg": "duplicate_image"}
 KEPT_BY_DETECTOR = 0.8
-SURVIVING = ("caption", "labels", "country", "season", "gsd_m", "location", "utm_zone")
+SURVIVING = ("caption", "caption_parts", "labels", "country", "season", "gsd_m", "location", "utm_zone")
 """What a sample's passport says after as before."""
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 
 CAPTION = pa.struct([("text", pa.string()), ("source", pa.string()), ("origin", pa.string())])
+PART = pa.struct(
+    [("text", pa.string()), ("origin", pa.string()), ("fact", pa.string()), ("orientation_dependent", pa.bool_())]
+)
 ROW = pa.struct([("file", pa.string()), ("row_group", pa.int32()), ("row", pa.int64())])
 IMAGE = pa.struct([("tar", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
 BOUNDS = pa.struct([(side, pa.float64()) for side in ("left", "bottom", "right", "top")])
@@ -99,11 +102,13 @@ INGEST = pa.schema(
         ("acquisition", ACQUISITION),
         ("window", WINDOW),
         ("native", pa.list_(NATIVE)),
+        ("caption_parts", pa.list_(PART)),
     ]
 )
 """`path` is the file (or patch folder) that the image came from, `window` the tile's place in it; `country` is an
 English name, or `offshore`; `bounds` are in the units of `crs`; `objects` are annotated boxes in pixels of the image;
-`acquisition` describes the whole pass of the sensor, not this image; `native` are the files that a view was made of."""
+`acquisition` describes the whole pass of the sensor, not this image; `native` are the files that a view was made of;
+`caption_parts` are those of an earlier `captions`, in whose shards the image lay."""
 
 DEDUP = pa.schema(
     [
@@ -132,9 +137,6 @@ CANDIDATE = pa.struct(
         ("reason", pa.string()),
     ]
 )
-PART = pa.struct(
-    [("text", pa.string()), ("origin", pa.string()), ("fact", pa.string()), ("orientation_dependent", pa.bool_())]
-)
 
 CAPTIONS = pa.schema(
     [
@@ -142,7 +144,7 @@ CAPTIONS = pa.schema(
         ("top_caption", pa.string()),
         ("rotation_invariant_caption", pa.string()),
         ("meta_caption", pa.string()),
-        ("caption_parts", pa.list_(PART)),
+        INGEST.field("caption_parts"),
         ("caption_tokens", pa.int32()),
         ("image_class", pa.string()),
         ("caption_class", pa.string()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.scenes.shots import Shot
@@ -33,6 +33,23 @@ def of_tile(facts: dict[str, Any], shot: Shot) -> dict[str, Any]:
         if not found["objects"]:
             found["labels"] = None
     return found
+
+
+def joined(parts: Sequence[Mapping[str, Any]]) -> str:
+    """The caption that parts make up."""
+    return " ".join(part["text"] for part in parts)
+
+
+def told_of_tile(
+    captions: Sequence[dict[str, str]], parts: Sequence[dict[str, Any]]
+) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
+    """(captions, parts of the first) less what was made of the whole image's facts, which may not be the tile's."""
+    own = [part for part in parts if part["origin"] != "metadata"]
+    if parts and own:
+        short = {"text": joined(own), "origin": own[0]["origin"]}
+        captions = [entry | short if entry["text"] == joined(parts) else entry for entry in captions]
+    told = {entry["text"]: entry for entry in reversed(captions) if entry["origin"] != "metadata"}
+    return [told[text] for text in dict.fromkeys(entry["text"] for entry in captions) if text in told], own
 
 
 def scaled(each: Object, across: float, down: float) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from stages.images import Limits
 from stages.keys import make_key
 from stages.scenes import READERS
 from stages.scenes.base import BadScene, Entry, Scene
-from stages.scenes.cuts import of_tile, scaled, zooms
+from stages.scenes.cuts import of_tile, scaled, told_of_tile, zooms
 from stages.scenes.options import Tile
 from stages.scenes.options import tile as tile_option
 from stages.scenes.shots import Camera, Shot
@@ -130,6 +130,8 @@ class RowMaker:
         facts = _of_image(scene, shot)
         url = facts.pop("url", None) or entry.url
         captions = _captions(scene, facts.pop("captions", None) or [], self.source.name)
+        if shot.window:
+            captions, facts["caption_parts"] = told_of_tile(captions, facts.get("caption_parts") or [])
         caption = captions[0]["text"] if captions else None
         if shot.window:
             url += "#xywh={},{},{},{}".format(*shot.window)

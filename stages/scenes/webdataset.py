@@ -17,6 +17,7 @@ from stages import schema
 from stages.errors import UnitError
 from stages.scenes import tables
 from stages.scenes.base import WEB_SUFFIXES, Entry, Scene
+from stages.scenes.cuts import joined
 from stages.scenes.options import raster_options
 from stages.scenes.tree import common_folder, relative
 from stages.sources import ORIGINS, Source, SourceFile
@@ -118,8 +119,16 @@ class WebdatasetReader:
         facts["url"] = _url(said) or name or entry.url
         facts["licence"] = _text_of(said.get("licence")) or _text_of(said.get("license")) or self.source.licence
         facts["captions"] = _captions(said.get("captions"), self.source.name)
-        captions = [(caption, "user")] if caption else []
+        made_of = _parts(facts.pop("caption_parts", None), caption)
+        facts["caption_parts"] = made_of or None
+        captions = [(caption, made_of[0]["origin"] if made_of else "user")] if caption else []
         return Scene(facts=facts, captions=captions)
+
+
+def _parts(value: Any, caption: str | None) -> list[dict[str, Any]]:
+    """What a passport says that the caption is made of; nothing, if the caption is another by now."""
+    found = [part for part in value or [] if part and part.get("text") and part.get("origin") in ORIGINS]
+    return found if found and joined(found) == caption else []
 
 
 def _url(said: Mapping[str, Any]) -> str | None:

@@ -158,6 +158,51 @@ def test_tiles_of_a_tar_by_size_on_the_ground_and_by_the_stages_option(tmp_path:
     assert {(row["width"], row["pixel_x_m"]) for row in rows.values()} == {(32, 10.0)}
 
 
+PARTS = [
+    {"text": "a runway beside fields.", "origin": "generated", "orientation_dependent": False},
+    {"text": "It covers 640 m by 640 m.", "origin": "metadata", "fact": "extent", "orientation_dependent": False},
+    {
+        "text": "The airport lies in the centre.",
+        "origin": "metadata",
+        "fact": "position",
+        "orientation_dependent": True,
+    },
+]
+WHOLE = " ".join(str(part["text"]) for part in PARTS)
+SAID = {
+    "caption_parts": PARTS,
+    "captions": [
+        {"text": "a runway", "source": "fmow", "origin": "generated"},
+        {"text": "An airport of 640 m by 640 m.", "source": "fmow", "origin": "metadata"},
+    ],
+}
+
+
+def test_what_a_caption_is_made_of_goes_round(tmp_path: Path) -> None:
+    said = json.dumps(SAID).encode()
+    edited = {"b.jpg": jpeg(2), "b.txt": b"an airport, says who edited it", "b.json": said}
+    tar(tmp_path / "0.tar", {"a.jpg": jpeg(1), "a.txt": WHOLE.encode(), "a.json": said, **edited})
+    rows = by_url(ingest(tmp_path, wds(str(tmp_path / "0.tar")))[0])
+    assert [part["orientation_dependent"] for part in rows["0.tar/a"]["caption_parts"]] == [False, False, True]
+    assert rows["0.tar/a"]["captions"][0] == {"text": WHOLE, "source": "old", "origin": "generated"}
+    assert rows["0.tar/b"]["caption_parts"] is None
+    assert rows["0.tar/b"]["captions"][0]["origin"] == "user"
+
+
+def test_tiles_do_not_tell_facts_of_the_whole(tmp_path: Path) -> None:
+    said = json.dumps(SAID).encode()
+    facts_first = json.dumps({"caption_parts": PARTS[1:]}).encode()
+    members = {"a.jpg": jpeg(1, 100), "a.txt": WHOLE.encode(), "a.json": said}
+    members |= {"b.jpg": jpeg(2, 100), "b.txt": WHOLE.partition(". ")[2].encode(), "b.json": facts_first}
+    tar(tmp_path / "0.tar", members)
+    rows = by_url(ingest(tmp_path, wds(str(tmp_path / "0.tar"), options={"tile": {"size": 50}}))[0])
+    tile, untold = rows["0.tar/a#xywh=50,0,50,50"], rows["0.tar/b#xywh=50,0,50,50"]
+    assert [entry["text"] for entry in tile["captions"]] == ["a runway beside fields.", "a runway"]
+    assert tile["caption"] == "a runway beside fields."
+    assert [part["text"] for part in tile["caption_parts"]] == ["a runway beside fields."]
+    assert (untold["caption"], untold["captions"], untold["reason"]) == (None, [], None)
+
+
 def test_of_a_large_image_that_ends_early_the_tiles_before_stay(tmp_path: Path) -> None:
     whole = jpeg(1, 200)
     tar(tmp_path / "0.tar", {"a.jpg": whole[:2000]})
