@@ -19,12 +19,12 @@ HEADER = "peft"
 
 def save(model: Any, options: PeftOptions, path: Path) -> None:
     """Write the parts of a model to a file at once, with their options; for `none` they are all of its weights."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as packed
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in trainable_state(model).items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(state, temporary, metadata={HEADER: json.dumps(asdict(options), sort_keys=True)})
+        temporary.write_bytes(packed(state, metadata={HEADER: json.dumps(asdict(options), sort_keys=True)}))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -51,7 +51,7 @@ def save(progress: Progress, out: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = _content(progress)
     guarded(
-        out, f"checkpoint of step {progress.step}", lambda: replace_with(path, lambda part: torch.save(content, part))
+        out, f"checkpoint of step {progress.step}", lambda: replace_with(path, lambda file: torch.save(content, file))
     )
     for old in sorted(path.parent.glob("step-*.pt"))[: -progress.clip.config.keep]:
         old.unlink()

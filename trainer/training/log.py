@@ -85,7 +85,7 @@ def _cut(path: Path, step: int) -> None:
     kept = [line for line in lines if (_step(line) or step + 1) <= step]
     if len(kept) < len(lines):
         text = "".join(f"{line}\n" for line in kept)
-        replace_with(path, lambda part: part.write_text(text, encoding="utf-8"))
+        replace_with(path, lambda file: file.write(text.encode()))
 
 
 def _step(line: str) -> int | None:

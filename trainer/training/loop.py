@@ -13,6 +13,7 @@ import torch
 
 from trainer.data import Batch, Index, Loader, LoaderOptions, open_index
 from trainer.errors import Failed, UserError
+from trainer.evaluation.model import identifier
 from trainer.training import checkpoint
 from trainer.training.checkpoint import Progress, guarded, newest, told
 from trainer.training.log import Log
@@ -104,11 +105,20 @@ def _announce(job: Job, clip: Clip, index: Index, world: World) -> None:
     activation = "QuickGELU" if clip.described["quick_gelu"] else "GELU"
     machine = f"{world.ranks} {world.device.type} process{'es' * (world.ranks > 1)}"
     print(
-        f"{len(index)} samples, {job.config.model} with {activation}, {job.config.precision}, {machine}\n"
+        f"{len(index)} samples, {job.config.model} ({_beginning(job.config)}) with {activation},"
+        f" {job.config.precision}, {machine}\n"
         f"{report(clip.model, job.config.peft.kind)}",
         file=sys.stderr,
         flush=True,
     )
+
+
+def _beginning(config: Config) -> str:
+    """Where the weights come from."""
+    if config.checkpoint or config.pretrained:
+        return str(config.checkpoint or config.pretrained)
+    name, folder = identifier(config.model)
+    return "its own weights" if folder or name.startswith("hf-hub:") else "untrained"
 
 
 def _plain(value: Any) -> Any:

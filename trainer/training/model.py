@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from trainer import adapters
 from trainer.data import NORMALISATIONS, normalise
 from trainer.data.images import Triple
 from trainer.errors import UserError
-from trainer.evaluation.model import Choice, create
+from trainer.evaluation.model import Choice, create, identifier
 from trainer.training.options import OWN, Config
 
 STEP = 8
@@ -85,8 +85,6 @@ def make(config: Config, device: torch.device) -> Clip:
     Raises:
         UserError: the model cannot be had, or cannot be trained as the config says.
     """
-    from trainer.evaluation.model import identifier
-
     if identifier(config.model)[1] and adapters.is_saved(Path(config.model).expanduser()):
         raise UserError(f"model is {config.model!r}: it holds trained parts ({adapters.NAME}); a plain model is wanted")
     torch.manual_seed(config.seed)
@@ -222,7 +220,7 @@ def export(clip: Clip, out: Path) -> None:
     _save_folder({name: tensor for name, tensor in state.items() if name not in beside}, folder)
     if beside:
         adapters.save(model, clip.config.peft, folder / adapters.NAME)
-    replace_with(out / "best.pt", lambda path: torch.save({n: state[n] for n in beside} if beside else state, path))
+    replace_with(out / "best.pt", lambda file: torch.save({n: state[n] for n in beside} if beside else state, file))
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -230,19 +228,19 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _describe(clip: Clip, folder: Path) -> None:
-    described = json.dumps({"model_cfg": clip.described, "preprocess_cfg": clip.preprocess}, indent=2)
-    replace_with(folder / CONFIG, lambda path: path.write_text(described + "\n"))
+    described = json.dumps({"model_cfg": clip.described, "preprocess_cfg": clip.preprocess}, indent=2) + "\n"
+    replace_with(folder / CONFIG, lambda file: file.write(described.encode()))
     if hasattr(clip.tokenizer, "save_pretrained"):
         clip.tokenizer.save_pretrained(folder)
 
 
 def _save_folder(state: dict[str, Tensor], folder: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    replace_with(folder / WEIGHTS, lambda path: save_file(state, path))
+    replace_with(folder / WEIGHTS, lambda file: file.write(save(state)))
 
 
-def replace_with(path: Path, write: Callable[[Path], object]) -> None:
+def replace_with(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file beside its place, make it last, then move it there: it is the old one or the new one, never half.
 
     Raises:
@@ -250,11 +248,10 @@ def replace_with(path: Path, write: Callable[[Path], object]) -> None:
     """
     beside = path.with_name(f"{path.name}.part")
     try:
-        write(beside)
-        with beside.open("rb") as file:
+        with beside.open("wb") as file:  # into a name, torch and safetensors write with errors of their own
+            write(file)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except RuntimeError as error:  # torch's writer for a disk that is full
-        raise OSError(str(error).splitlines()[0]) from error
     finally:
         beside.unlink(missing_ok=True)
