@@ -229,6 +229,20 @@ def test_a_browser_shows_the_numbers_and_nothing_sticks_out(browser: Page, facts
     assert len(browser.picture()) > 20_000
 
 
+def test_names_of_bins_do_not_overlap(browser: Page) -> None:
+    browser.resize(1280, 900)
+    overlaps = """
+        [...document.querySelectorAll('#places svg, #scenes svg, #distributions svg')].flatMap(chart => {
+            const texts = [...chart.querySelectorAll('text')];
+            const boxes = texts.map(text => [text.textContent, text.getBoundingClientRect()]);
+            return boxes.flatMap(([name, box]) => boxes.filter(([, other]) =>
+                other.left > box.left && other.left < box.right && Math.abs(other.top - box.top) < 2
+            ).map(([other]) => name + ' and ' + other));
+        })
+    """
+    assert browser.value(overlaps) == []
+
+
 def test_zones_lie_on_their_countries_in_the_browser(browser: Page) -> None:
     browser.resize(1280, 900)
     place = """
