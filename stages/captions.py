@@ -282,6 +282,7 @@ def _count(counts: Counter[str], row: Mapping[str, Any], candidates: Sequence[Ca
     counts["candidates"] += len(candidates)
     counts.update(f"reason {each.reason}" for each in candidates if each.reason)
     counts.update(f"origin {part.origin}" for part in composed.parts[:1])
+    counts["meta_captions"] += row["meta_caption"] is not None
     counts["facts_left_out"] += composed.left_out
     counts["beyond_context"] += (row["caption_tokens"] or 0) > CONTEXT
     if row["image_class"] and row.get("labels"):

@@ -104,6 +104,7 @@ def _source(
         "source": name,
         "images": found["images"],
         "generated": found.get("origin generated", 0),
+        "meta": found.get("meta_captions"),
         "facts_left_out": found.get("facts_left_out", 0),
         "beyond_context": found.get("beyond_context", 0),
         "score_quartiles": quartiles,

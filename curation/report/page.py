@@ -29,6 +29,7 @@ HEADINGS = {
 QUALITY = {
     "images": ("images", "number"),
     "generated": ("with a generated caption", "number"),
+    "meta": ("with a meta caption", "number"),
     "score_quartiles": ("CLIP score, quartiles", "quartiles"),
     "image_agreement": ("the image’s zero-shot class is its label", "percent"),
     "caption_agreement": ("the caption’s class is the label", "percent"),

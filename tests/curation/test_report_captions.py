@@ -48,7 +48,14 @@ def root(tmp_path: Path) -> Finished:
 
     table = pa.Table.from_pylist(rows(), schema=extend(COMMON, INGEST, CAPTIONS))
     written: Manifest = give_input(tmp_path, "captions", [table])
-    counts = {"images": 12, "candidates": 36, "reason loop": 12, "reason outranked": 12, "origin generated": 12}
+    counts = {
+        "images": 12,
+        "candidates": 36,
+        "reason loop": 12,
+        "reason outranked": 12,
+        "origin generated": 12,
+        "meta_captions": 9,
+    }
     agreed = {"asked": 12, "image_agrees": 9, "caption_agrees": 6}
     summary = {"generated": 12, "sources": {"fmow": counts | agreed}}
     return Finished(store=Store(str(tmp_path)), recipe={}, manifests={"captions": replace(written, summary=summary)})
@@ -61,6 +68,7 @@ def test_tokens_quality_and_reasons(root: Finished) -> None:
     assert (tokens["rows"], tokens["max"], tokens["cut"], tokens["tokens_cut"]) == (12, 102, 1, 25)
     [source] = found["sources"]
     assert (source["image_agreement"], source["caption_agreement"], source["degenerate"]) == (0.75, 0.5, 0.3333)
+    assert (source["generated"], source["meta"]) == (12, 9)
     assert source["score_quartiles"] == pytest.approx([0.3] * 3)
     assert source["distinct_1"] == round(len(set(TEXTS[1].split())) / (12 * 8), 4)
     assert found["reasons"]["rows"] == [{"source": "fmow", "candidates": 36, "counts": [12, 12]}]

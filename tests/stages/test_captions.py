@@ -55,6 +55,9 @@ def test_every_row_gets_candidates_scores_a_pick_and_facts(models: Path, tmp_pat
     assert written.counts["scenes"] == {"in": 7, "kept": 7, "dropped": {}}
     assert written.summary["generated"] == 7
     assert written.summary["sources"]["scenes"]["candidates"] == 42
+    assert written.summary["sources"]["scenes"]["meta_captions"] == sum(
+        bool(row["meta_caption"]) for row in found.values()
+    )
     assert any("captions/candidates/" in file.path for file in written.outputs)
 
 
