@@ -70,7 +70,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make(folder: Path, args: argparse.Namespace) -> None:
+def make(folder: Path, args: argparse.Namespace, caption: str = CAPTION) -> None:
     """Tars of jpg, txt and json, and `sizes.json`."""
     pictures = list(_pictures(args))
     sizes = {}
@@ -81,10 +81,10 @@ def make(folder: Path, args: argparse.Namespace) -> None:
         with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as tar:
             for number in numbers:
                 key = f"{number:08d}"
-                passport = json.dumps({"key": key, "source": "bench", "caption": CAPTION}).encode()
+                passport = json.dumps({"key": key, "source": "bench", "caption": caption}).encode()
                 for extension, data in (
                     ("jpg", pictures[number % len(pictures)]),
-                    ("txt", CAPTION.encode()),
+                    ("txt", caption.encode()),
                     ("json", passport),
                 ):
                     facts = tarfile.TarInfo(f"{key}.{extension}")

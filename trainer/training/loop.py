@@ -41,7 +41,7 @@ def train(job: Job) -> None:
         judged = open_index(job.val_data) if job.val_data else None
         clip = make(job.config, world.device)
         loader = _loader(index, job, world, clip, chunk)
-        progress = _start(job, clip)
+        progress = _start(job, clip, index)
         validation = Validation(judged, clip, world, job.workers) if judged else None
         if world.is_first:
             _announce(job, clip, index, world)
@@ -80,7 +80,7 @@ def _loader(index: Index, job: Job, world: World, clip: Clip, chunk: int) -> Loa
     return Loader(index, options, rank=world.rank, ranks=world.ranks, tokenize=clip.tokenizer)
 
 
-def _start(job: Job, clip: Clip) -> Progress:
+def _start(job: Job, clip: Clip, index: Index) -> Progress:
     if clip.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     progress = Progress(
@@ -92,6 +92,10 @@ def _start(job: Job, clip: Clip) -> Progress:
     found = newest(job.out) if job.resume else None
     if found:
         checkpoint.restore(progress, found)
+        if progress.state and progress.state.data != index.digest:
+            raise UserError(
+                f"--resume: {found} is of other samples than --data has now; give the same or another --out"
+            )
     return progress
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +83,12 @@ def halved(whole: Batch, size: int) -> list[Batch]:
         replace(whole, images=whole.images[cut], texts=whole.texts[cut], tokens=whole.tokens[cut], keys=whole.keys[cut])
         for cut in cuts
     ]
+
+
+def started(work: Callable[..., object], *arguments: Any) -> BaseProcess:
+    """A process of its own, forked from one that has only imported what a training needs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["trainer.training.loop", "open_clip", "tensorboardX"])
+    process = context.Process(target=work, args=arguments)
+    process.start()
+    return process
