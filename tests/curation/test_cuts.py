@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation import finished
-from curation.report import cuts, facts, page
+from curation.report import cuts, facts, figures
 from tests.curation.roots import make_root
 
 
@@ -34,7 +34,7 @@ def test_rates_are_those_of_the_table(tmp_path: Path) -> None:
     assert {name: (entry["rows"], entry["kept"]) for name, entry in rows.items()} == {
         name: (entry["in"], entry["kept"]) for name, entry in counts.items()
     }
-    drawn = page.joint(found)
+    drawn = figures.joint(found)
     assert drawn is not None
     assert drawn["cells"]
     assert sum(map(sum, found["selection"]["joint"]["counts"])) == sum(entry["in"] for entry in counts.values())
