@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,24 +49,24 @@ def save(progress: Progress, out: Path) -> Path:
         Failed: it cannot be written; those that are there stay.
     """
     path = out / FOLDER / f"step-{progress.step:08d}.pt"
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = _content(progress)
-    guarded(
-        out, f"checkpoint of step {progress.step}", lambda: replace_with(path, lambda file: torch.save(content, file))
-    )
+    with guarded(out, f"checkpoint of step {progress.step}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_with(path, lambda file: torch.save(content, file))
     for old in sorted(path.parent.glob("step-*.pt"))[: -progress.clip.config.keep]:
         old.unlink()
     return path
 
 
-def guarded(out: Path, what: str, write: Callable[[], object]) -> None:
-    """Do a write whose failure ends the run with one sentence.
+@contextmanager
+def guarded(out: Path, what: str) -> Iterator[None]:
+    """Writes within end the run with one sentence where they fail.
 
     Raises:
         Failed: it names the folder, what was to be written, why not, and the last good checkpoint.
     """
     try:
-        write()
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise Failed(f"--out {out}: the {what} cannot be written ({reason}); {told(out)}") from error

@@ -104,8 +104,10 @@ def _announce(job: Job, clip: Clip, index: Index, world: World) -> None:
 
     from trainer.adapters.attach import report
 
-    job.out.mkdir(parents=True, exist_ok=True)
-    (job.out / EFFECTIVE).write_text(yaml.safe_dump(_plain(job.config.plain()), sort_keys=False), encoding="utf-8")
+    effective = yaml.safe_dump(_plain(job.config.plain()), sort_keys=False)
+    with guarded(job.out, "config"):
+        job.out.mkdir(parents=True, exist_ok=True)
+        (job.out / EFFECTIVE).write_text(effective, encoding="utf-8")
     activation = "QuickGELU" if clip.described["quick_gelu"] else "GELU"
     machine = f"{world.ranks} {world.device.type} process{'es' * (world.ranks > 1)}"
     print(
@@ -240,14 +242,16 @@ class Training:
                 "logit_scale": float(found.scale),
                 "same_text": repeats,
             }
-            self.log.add(row, len(found.keys) * self.world.ranks, ended)
+            with guarded(self.job.out, "log"):
+                self.log.add(row, len(found.keys) * self.world.ranks, ended)
 
     def _stop(self, step: int, why: str, found: Figures) -> None:
         keys = [key for rank in self.world.objects(found.keys) for key in rank]
         path = self.job.out / STOPPED
         if self.world.is_first:
             text = json.dumps({"step": step, "why": why, "keys": keys}, indent=1) + "\n"
-            guarded(self.job.out, "list of the batch's keys", lambda: path.write_text(text, encoding="utf-8"))
+            with guarded(self.job.out, "list of the batch's keys"):
+                path.write_text(text, encoding="utf-8")
         raise Failed(
             f"step {step}: {why}; its {len(keys)} samples, {', '.join(keys[:3])}…, are listed in {path};"
             f" {told(self.job.out)}"
@@ -266,11 +270,12 @@ class Training:
             if better:
                 self.progress.best = value
                 self._export()
-        self.log.validated({"step": self.progress.step} | figures | {"best": better})
+        with guarded(self.job.out, "log"):
+            self.log.validated({"step": self.progress.step} | figures | {"best": better})
 
     def _export(self) -> None:
-        out = self.job.out
-        guarded(out, "model", lambda: export(self.clip, out))
+        with guarded(self.job.out, "model"):
+            export(self.clip, self.job.out)
 
     def _save(self) -> None:
         if self.world.is_first:

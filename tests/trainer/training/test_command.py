@@ -166,10 +166,11 @@ def test_two_processes_of_torchrun_train_as_one_does(tiny: Path, tmp_path: Path)
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_two_processes_of_ray_train_as_one_does(tiny: Path, data: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.soak)])
+def test_ray_trains_as_one_process_does(processes: int, tiny: Path, data: str, tmp_path: Path) -> None:
     alone, out = tmp_path / "alone", tmp_path / "out"
     assert main(arguments(tiny, data, alone, "--epochs", "1")) == 0
-    assert main(arguments(tiny, data, out, "--epochs", "1", "--ray", "2")) == 0
+    assert main(arguments(tiny, data, out, "--epochs", "1", "--ray", str(processes))) == 0
     losses = [[row["loss"] for row in log(each)] for each in (alone, out)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     assert not (out / ".ray").exists()
@@ -224,6 +225,15 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_the_last_checkpoint(
     )
     assert main(arguments(tiny, data, out, *more, "--resume")) == 0
     assert [row["step"] for row in log(out)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_folder_that_cannot_be_made_is_named(
+    tiny: Path, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "out"
+    assert main(arguments(tiny, data, out)) == 1
+    assert said(capsys) == f"--out {out}: the config cannot be written (Not a directory); there is no checkpoint yet"
 
 
 def test_samples_without_caption_or_whole_image_are_named_and_replaced(

@@ -62,6 +62,14 @@ def test_a_chunk_draws_the_same_dropout_in_both_passes(tmp_path: Path) -> None:
     assert float(contrastive(images, texts, clip.model.logit_scale.exp(), ALONE).detach()) != loss
 
 
+def test_activations_computed_again_give_the_same_gradients(tiny: Path) -> None:
+    loss, whole = found(made(tiny), 12)
+    again, parts = found(made(tiny, recompute=True), 6)
+    assert again == pytest.approx(loss, abs=1e-5)
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-5)
+
+
 def test_running_statistics_move_once_a_step(tmp_path: Path) -> None:
     vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
     clip = made(write_model(tmp_path / "resnet", vision_cfg=vision))
