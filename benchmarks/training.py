@@ -1,9 +1,10 @@
 """The trainer beside open_clip's: samples a second on the same model, tars, precision and machine.
 
-Both run as their own commands, one process each with one more that reads and decodes, and take turns. A run's rate is
-that of its steps from the fourth on, as each of the two logs it. Views are the same on both sides: a crop of 90–100 %.
+Both run as their own commands, one process each with one more that reads and decodes, and take turns. A run is watched
+from the third step in its log to the last but one: samples a second by the clock, and core-milliseconds a sample of all
+its processes, which other work on the machine changes less. Views are the same: a crop of 90–100 %.
 
-    python -m benchmarks.training --runs 3
+    OMP_NUM_THREADS=1 python -m benchmarks.training --runs 3
     python -m benchmarks.training --caption long --precision bf16
     python -m benchmarks.training --model ViT-B-32 --batch 16 --steps 12
     python -m benchmarks.training --gpu --peak 989
@@ -23,10 +24,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import psutil
 
 from benchmarks.loader import CAPTION, SHARDS, make
 
@@ -42,7 +46,6 @@ SMALL: dict[str, Any] = {
 """A CLIP that two cores train in minutes: 23 M parameters."""
 GPU = (("ViT-B-32", 1024), ("ViT-H-14", 96))
 """Models and batches of `--gpu`."""
-THEIR_RATE = re.compile(r"Batch \(t\): [0-9.]+, ([0-9.]+)/s,")
 
 
 def main() -> None:
@@ -73,7 +76,24 @@ def _arguments() -> Namespace:
     return args
 
 
-HEADER = "| model | batch | ours, samples/s | open_clip_train, samples/s | ratio | MFU |\n" + "| --- " * 6 + "|"
+class Pace(NamedTuple):
+    """How fast a run was."""
+
+    rate: float
+    """Samples a second."""
+    core_ms: float
+    """Of all its processes, a sample."""
+
+
+class Ended(Exception):
+    """The trainer ended before it was to."""
+
+
+COLUMNS = (
+    *("model", "batch", "ours, samples/s", "open_clip_train, samples/s", "ratio by the clock"),
+    *("ours, core-ms", "open_clip_train, core-ms", "ratio by processor time", "MFU"),
+)
+HEADER = f"| {' | '.join(COLUMNS)} |\n" + "| --- " * len(COLUMNS) + "|"
 
 
 def _compare(folder: Path, model: str | None, batch: int, args: Namespace) -> None:
@@ -81,18 +101,17 @@ def _compare(folder: Path, model: str | None, batch: int, args: Namespace) -> No
     args.count = batch * args.steps
     make(folder, args, CAPTION if args.caption == "short" else LONG)
     name = model or f"local-dir:{_small(folder / 'small')}"
-    rates: dict[str, list[float]] = {"ours": [], "theirs": []}
-    contenders: dict[str, Callable[[], float]] = {
-        "ours": lambda: _ours(folder, name, batch, args),
-        "theirs": lambda: _theirs(folder, name, batch, args),
-    }
+    contenders = {"ours": _ours, "theirs": _theirs}
+    found: dict[str, list[Pace]] = {each: [] for each in contenders}
     for turn in range(args.runs):
         for each in list(contenders)[:: -1 if turn % 2 else 1]:
-            rates[each].append(contenders[each]())
-            print(each, rates[each][-1], file=sys.stderr, flush=True)
-    ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["theirs"], strict=True)]
-    used = f"{_utilisation(name, statistics.median(rates['ours']), args.peak):.1%}" if args.gpu else ""
-    cells = [model or "small", str(batch), *map(_spread, (rates["ours"], rates["theirs"], ratios)), used]
+            found[each].append(contenders[each](folder, name, batch, args))
+            print(each, found[each][-1], file=sys.stderr, flush=True)
+    (rates, core), (their_rates, their_core) = (zip(*found[each], strict=True) for each in contenders)
+    used = f"{_utilisation(name, statistics.median(rates), args.peak):.1%}" if args.gpu else ""
+    clock = [rates, their_rates, [own / other for own, other in zip(rates, their_rates, strict=True)]]
+    processor = [core, their_core, [other / own for own, other in zip(core, their_core, strict=True)]]
+    cells = [model or "small", str(batch), *map(_spread, clock), *map(_spread, processor), used]
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
@@ -107,72 +126,66 @@ def _small(folder: Path) -> Path:
     return folder
 
 
-def _ours(folder: Path, model: str, batch: int, args: Namespace) -> float:
+def _ours(folder: Path, model: str, batch: int, args: Namespace) -> Pace:
     with tempfile.TemporaryDirectory() as out:
-        _run(
-            "trainer.train",
-            {
-                "data": f"{folder}/*.tar",
-                "out": out,
-                "model": model.removeprefix("local-dir:"),
-                "epochs": 1,
-                "batch-size": batch,
-                "lr": 5e-4,
-                "warmup": 10,
-                "workers": args.workers,
-                "precision": args.precision,
-                "device": "cuda" if args.gpu else "cpu",
-                "set": "augment={flip: 0, rotation: 0}",
-            },
-            Path(out),
-        )
-        rows = [json.loads(line) for line in (Path(out) / "log.jsonl").read_text().splitlines()]
-    return _rate([row["samples_per_second"] for row in rows])
+        options = {
+            "data": f"{folder}/*.tar",
+            "out": out,
+            "model": model.removeprefix("local-dir:"),
+            "precision": args.precision,
+            "set": "augment={flip: 0, rotation: 0}",
+        }
+        log = Path(out) / "log.jsonl"
+        return _watched("trainer.train", options, log, re.compile(r'"step"'), batch, args)
 
 
-def _theirs(folder: Path, model: str, batch: int, args: Namespace) -> float:
+def _theirs(folder: Path, model: str, batch: int, args: Namespace) -> Pace:
     with tempfile.TemporaryDirectory() as out:
-        _run(
-            "open_clip_train.main",
-            {
-                "train-data": f"{folder}/bench-{{0000..{SHARDS - 1:04d}}}.tar",
-                "dataset-type": "webdataset",
-                "model": model,
-                "epochs": 1,
-                "batch-size": batch,
-                "lr": 5e-4,
-                "warmup": 10,
-                "workers": args.workers,
-                "precision": {"fp32": "fp32", "bf16": "amp_bf16"}[args.precision],
-                "device": "cuda" if args.gpu else "cpu",
-                "log-every-n-steps": 1,
-                "logs": out,
-                "name": "run",
-            },
-            Path(out),
-        )
-        log = (Path(out) / "run" / "out.log").read_text()
-    return _rate([float(found) for found in THEIR_RATE.findall(log)])
+        options = {
+            "train-data": f"{folder}/bench-{{0000..{SHARDS - 1:04d}}}.tar",
+            "dataset-type": "webdataset",
+            "model": model,
+            "precision": {"fp32": "fp32", "bf16": "amp_bf16"}[args.precision],
+            "log-every-n-steps": 1,
+            "logs": out,
+            "name": "run",
+        }
+        log = Path(out) / "run" / "out.log"
+        return _watched("open_clip_train.main", options, log, re.compile(r"Train Epoch: "), batch, args)
 
 
-def _run(module: str, options: dict[str, Any], folder: Path) -> None:
+def _watched(module: str, own: dict[str, Any], log: Path, step: re.Pattern[str], batch: int, args: Namespace) -> Pace:
+    """Start a trainer, note clock and processor time when its log reaches two steps, and end it.
+
+    Ours logs a step at the end of the next one, theirs at its own end: between two marks lie as many.
+    """
+    common = {"epochs": 1, "batch-size": batch, "lr": 5e-4, "warmup": 10, "workers": args.workers}
+    options = common | {"device": "cuda" if args.gpu else "cpu"} | own
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    here = {"PYTHONPATH": os.pathsep.join(filter(None, (str(Path.cwd()), os.environ.get("PYTHONPATH"))))}
-    done = subprocess.run(
-        [sys.executable, "-m", module, *words],
-        cwd=folder,
-        env=os.environ | here,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{module} failed: {done.stderr[-2000:]}")
+    with tempfile.TemporaryFile("w+") as told:
+        process = subprocess.Popen([sys.executable, "-m", module, *words], stdout=told, stderr=told)
+        try:
+            marks = [_mark(process, log, step, number) for number in (SETTLED, args.steps - 1)]
+        except Ended:
+            told.seek(0)
+            raise SystemExit(f"{module} failed: {told.read()[-2000:]}") from None
+        finally:
+            process.terminate()
+            process.wait()
+    (began, spent_before), (ended, spent) = marks
+    samples = batch * (args.steps - 1 - SETTLED)
+    return Pace(samples / (ended - began), 1000 * (spent - spent_before) / samples)
 
 
-def _rate(steps: list[float]) -> float:
-    """Samples a second over all steps that count."""
-    return statistics.harmonic_mean(steps[SETTLED:])
+def _mark(process: subprocess.Popen[bytes], log: Path, step: re.Pattern[str], number: int) -> tuple[float, float]:
+    """(clock, processor seconds of it and its children) when so many steps are logged."""
+    while not log.exists() or len(step.findall(log.read_text())) < number:
+        if process.poll() is not None:
+            raise Ended
+        time.sleep(0.01)
+    parent = psutil.Process(process.pid)
+    times = [each.cpu_times() for each in (parent, *parent.children(recursive=True))]
+    return time.monotonic(), sum(each.user + each.system for each in times)
 
 
 def _utilisation(name: str, rate: float, peak: float) -> float:
@@ -193,7 +206,7 @@ def _utilisation(name: str, rate: float, peak: float) -> float:
     return counter.get_total_flops() * rate / (peak * 1e12)
 
 
-def _spread(values: list[float]) -> str:
+def _spread(values: Sequence[float]) -> str:
     middle, low, high = statistics.median(values), min(values), max(values)
     return f"{middle:.2f} ({low:.2f}–{high:.2f})" if middle < 20 else f"{middle:.0f} ({low:.0f}–{high:.0f})"
 

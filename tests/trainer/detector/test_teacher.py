@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def test_the_detector_comes_nearer_to_its_teacher(
     ],
 )
 def test_a_teacher_that_is_not_there_is_a_sentence(
-    packaged: torch.nn.Module, change: dict[str, str], sentence: str
+    packaged: torch.nn.Module, change: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(UserError) as caught:
         teacher.load(replace(TINY, **change), "cpu")

@@ -85,6 +85,7 @@ def test_a_channel_that_never_varied_cannot_explode(toy: Config) -> None:
     layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
     with torch.no_grad():
         for layer in layers[:2]:
+            assert layer.running_var is not None
             layer.running_var[0] = 1e-9
             layer.weight[0] = 30.0
     pixels = [np.random.default_rng(n).integers(0, 255, (40, 40, 3), dtype=np.uint8) for n in range(3)]
