@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -157,6 +158,16 @@ def test_hash_is_bit_equal_to_imagehash() -> None:
     for seed in range(50):
         image = picture(97, 71, seed)
         assert phash(thumbnail(image)) == int(str(imagehash.phash(image)), 16)
+
+
+def test_thumbnails_of_any_size_are_pillows_to_the_last_bit() -> None:
+    """Also at the bounds between the two ways to shrink, and where the filter's overshoot is cut off."""
+    noise = (np.random.default_rng(4).random((700, 700)) < 0.5).astype(np.uint8) * 255
+    sides = [*range(31, 36), 64, *range(98, 103), 127, 128, 150, 193, 255, 256, 300, *range(398, 403), 700]
+    for height, width in itertools.product(sides, sides):
+        image = Image.fromarray(noise[:height, :width])
+        wanted = np.asarray(image.resize((32, 32), Image.Resampling.LANCZOS))
+        assert np.array_equal(thumbnail(image), wanted), (height, width)
 
 
 @needs_real_data
