@@ -24,6 +24,17 @@ CONFIGS = {"open_clip": "open_clip_config.json", "timm": "config.json", "transfo
 WANTED = {"open_clip": "model_cfg", "timm": "architecture", "transformers": "model_type"}
 """What tells a library's config from another's."""
 HUB = "hf-hub:"
+LICENCES = {
+    "openai": "MIT",
+    "laion": "MIT",
+    "datacomp_": "MIT",
+    "commonpool_": "MIT",
+    "webli": "Apache-2.0",
+    "metaclip": "CC-BY-NC-4.0",
+    "dfn": "Apple's, for research",
+    "datacompdr": "Apple's, for research",
+}
+"""How their publishers license open_clip's weights, by how the tag begins."""
 
 Library = Literal["open_clip", "timm", "transformers"]
 
@@ -170,8 +181,15 @@ class ModelRef:
         if not cached and not _hub_answers():
             raise UserError(
                 f"{self.where}: the weights of {self.model!r} are not on this machine and the model hub cannot be "
-                f"reached; fetch them where it can, with: {self.fetch_command()}"
+                f"reached; fetch them where it can, with: {self.fetch_command()} ({self.licence(repository)})"
             )
+
+    def licence(self, repository: str) -> str:
+        """What is known of the weights' licence, and the page of the model hub that states it."""
+        tag = self.pretrained or ""
+        known = next((name for start, name in LICENCES.items() if tag.startswith(start)), None)
+        page = f"the hub's page of {repository}" if repository else "its publisher's page"
+        return f"licence: {known}; {page} has the terms" if known else f"for the licence see {page}"
 
     def fetch_command(self) -> str:
         """A shell command that puts the weights into the library's cache."""

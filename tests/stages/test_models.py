@@ -87,7 +87,11 @@ def test_openai_weights_need_quick_gelu() -> None:
 def test_weights_that_cannot_be_fetched_come_with_the_command() -> None:
     text = sentence(clip("ViT-B-32", "laion2b_s34b_b79k"))
     assert "open_clip.create_model('ViT-B-32', pretrained='laion2b_s34b_b79k')" in text
-    assert "timm.create_model('hf-hub:org/name', pretrained=True)" in sentence(classifier("org/name"))
+    assert text.endswith("(licence: MIT; the hub's page of laion/CLIP-ViT-B-32-laion2B-s34B-b79K has the terms)")
+    assert "(licence: CC-BY-NC-4.0; " in sentence(clip("ViT-B-32-quickgelu", "metaclip_400m"))
+    text = sentence(classifier("org/name"))
+    assert "timm.create_model('hf-hub:org/name', pretrained=True)" in text
+    assert text.endswith("(for the licence see the hub's page of org/name)")
 
 
 @pytest.mark.usefixtures("offline")
