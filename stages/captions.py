@@ -17,7 +17,7 @@ import pyarrow as pa
 from stages.base import DROPPED, KEPT, Ledger, Phase, Record, Result, Stage, Unit, Workspace, operational, semantic
 from stages.captioning.candidates import Generate, PlanCandidates, row_groups, wanted, with_seed
 from stages.captioning.compose import Candidate, Choice, Composed, Picked, compose, judge, select
-from stages.captioning.facts import slots
+from stages.captioning.facts import is_oriented, slots
 from stages.captioning.gate import Gate, load_gate
 from stages.captioning.generator import Captioner, Options, adapter_ref
 from stages.captioning.meta import (
@@ -72,7 +72,7 @@ class CaptionsStage(Stage):
     """Gives every image a caption, and says where each part of it comes from."""
 
     name: ClassVar[str] = "captions"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     config_class: ClassVar[type] = CaptionsConfig
     reasons: ClassVar[frozenset[str]] = frozenset({NO_CAPTION_LEFT})
     requires: ClassVar[frozenset[str]] = frozenset({"key", "source", "caption", "sha256", "image"})
@@ -233,7 +233,7 @@ class Compose(Phase):
         known = slots(row)
         meta = wording.templates.meta(family_of(row["source"], config.templates), known, choice.seed, row["key"])
         facts = wording.templates.sentences(known, choice.seed, row["key"])
-        first = Part(picked.used.text, "generated") if picked.used else _own(row, wording.gate)
+        first = _said(picked.used.text, "generated") if picked.used else _own(row, wording.gate)
         composed = compose(first, meta, facts, config.compose, config.tokens)
         row |= _columns(row, candidates, picked, meta, composed)
         row |= {"image_class": image_class, "caption_class": picked.used.text_class if picked.used else None}
@@ -246,7 +246,12 @@ def _own(row: Mapping[str, Any], gate: Gate) -> Part | None:
     if not text or gate.reason(text, row):
         return None
     origins = {entry["text"]: entry["origin"] for entry in row.get("captions") or []}
-    return Part(text, origins.get(text, "user"))
+    return _said(text, origins.get(text, "user"))
+
+
+def _said(text: str, origin: str) -> Part:
+    """A whole caption as the part of another."""
+    return Part(text, origin, orientation_dependent=is_oriented(text))
 
 
 def _columns(

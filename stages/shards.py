@@ -38,7 +38,7 @@ from stages.base import (
 )
 from stages.errors import UnitError, UserError
 from stages.packing import INDEX, Row, write_tar
-from stages.splits import distances, draw, fraction, groups
+from stages.splits import distances, draw, fraction, groups, homes_of
 
 SPLITS = ("train", "val")
 LAYOUTS = ("webdataset", "rs5m")
@@ -67,7 +67,7 @@ class ShardsStage(Stage):
     """Packs kept samples into shards and names them."""
 
     name = "shards"
-    version = 1
+    version = 2
     config_class = ShardsConfig
     reasons: ClassVar[frozenset[str]] = frozenset()
     requires = frozenset({"key", "source", "caption", "status", "image", "format", "sha256"})
@@ -132,7 +132,9 @@ class Assign(Phase):
 
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
         """Write (shard, position) per kept row: a row group per `partition` unit, in the order of its rows."""
-        drawn = [_draw(_narrow(ws, group), ws.seed, self.config.block_km) for group in _groups(ws)]
+        block_km = self.config.block_km
+        homes = homes_of((_narrow(ws, group) for group in _groups(ws)), block_km)
+        drawn = [_draw(_narrow(ws, group), ws.seed, block_km, homes) for group in _groups(ws)]
         is_val = _joined([d.fraction for d in drawn], np.float64) < self.config.val_fraction
         shard, position, sizes = place(is_val, _joined([d.order for d in drawn], "S16"), self.config.count)
         ws.write_table("side", _slices(shard, position, [len(d.order) for d in drawn]), kind="side")
@@ -248,8 +250,8 @@ class _Drawn:
     """Degrees, NaN where unknown; empty where the table has no such column."""
 
 
-def _draw(table: pa.Table, seed: int, block_km: float) -> _Drawn:
-    places = [fraction(seed, group) for group in groups(table, block_km).to_pylist()]
+def _draw(table: pa.Table, seed: int, block_km: float, homes: pa.Table) -> _Drawn:
+    places = [fraction(seed, group) for group in groups(table, block_km, homes).to_pylist()]
     order = [draw(seed, "order", key) for key in table.column("key").to_pylist()]
     return _Drawn(
         np.array(places, np.float64), np.array(order, "S16"), _degrees(table, "latitude"), _degrees(table, "longitude")

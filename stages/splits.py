@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,39 @@ def fraction(seed: int, group: str) -> float:
     return (int.from_bytes(draw(seed, "split", group)[:8], "big") >> 11) / (1 << 53)
 
 
-def groups(table: pa.Table, block_km: float) -> pa.ChunkedArray:
-    """What must stay on one side of the split: location, else spatial block, else component, else key."""
-    choices = [table.column("location")] if "location" in table.column_names else []
+def groups(table: pa.Table, block_km: float, homes: pa.Table) -> pa.ChunkedArray:
+    """What must stay on one side of the split: the block of the row's location, else that of its own place, else the
+    location, else its component of twins, else its key.
+
+    Args:
+        table: rows with any of `key, location, latitude, longitude, component`.
+        block_km: side of the blocks.
+        homes: of all rows (`homes_of`).
+    """
+    choices = []
+    if "location" in table.column_names:
+        home = pc.index_in(table.column("location"), homes.column("location").combine_chunks())
+        choices.append(homes.column("block").take(home))
     if {"latitude", "longitude"} <= set(table.column_names):
         choices.append(blocks(table.column("latitude"), table.column("longitude"), block_km))
-    if "component" in table.column_names:
-        choices.append(table.column("component"))
+    choices += [table.column(name) for name in ("location", "component") if name in table.column_names]
     return pc.coalesce(*choices, table.column("key"))
+
+
+def homes_of(tables: Iterable[pa.Table], block_km: float) -> pa.Table:
+    """`location, block`: one block for each location whose place is known, though its rows may lie in several."""
+    found = [pa.table({name: pa.array([], pa.string()) for name in ("location", "block")})]
+    for table in tables:
+        if {"location", "latitude", "longitude"} <= set(table.column_names):
+            places = blocks(table.column("latitude"), table.column("longitude"), block_km)
+            rows = pa.table({"location": table.column("location"), "block": places}).drop_null()
+            found.append(_least(rows))
+    return _least(pa.concat_tables(found))
+
+
+def _least(rows: pa.Table) -> pa.Table:
+    """The first block by name of each location."""
+    return rows.group_by("location").aggregate([("block", "min")]).rename_columns(["location", "block"])
 
 
 def blocks(latitude: pa.ChunkedArray, longitude: pa.ChunkedArray, side_km: float) -> pa.ChunkedArray:

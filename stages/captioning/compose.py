@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stages.captioning import tokens
@@ -125,7 +125,7 @@ def compose(first: Part | None, meta: Part | None, facts: Sequence[Part], mode: 
         parts = [meta] if meta and tokens.count(meta.text) <= budget else []
         return Composed(parts) if parts else _filled([], facts, budget)
     opening = first.text if first.text.endswith((".", "!", "?")) else f"{first.text}."
-    return _filled([Part(opening, first.origin, first.fact)], facts, budget)
+    return _filled([replace(first, text=opening)], facts, budget)
 
 
 def _filled(parts: list[Part], facts: Sequence[Part], budget: int) -> Composed:

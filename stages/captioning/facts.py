@@ -7,6 +7,7 @@ and are left out. Seasons are the record's, which knows the hemisphere.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,18 @@ MONTHS = (
 )
 ORIENTED = frozenset({"position"})
 """Slots that turning or mirroring the image would falsify."""
+_SIDE = r"(?:top|upper|bottom|lower|left|right|northern|southern|eastern|western)"
+_COMPASS = r"(?:north|south)?[- ]?(?:east|west)|north|south"
+_DIRECTION = re.compile(
+    rf"\b{_SIDE}[- ](?:hand|left|right|middle|cent(?:er|re)|half|third|quarter|side|corner|part|portion|edge|end)s?\b"
+    r"|\b(?:on|at|to|in|from|towards?|along) the (?:far |very )?(?:left|right|top|bottom)\b"
+    r"(?! of (?:an?|the) (?!image|picture|photo|frame|scene|view))"
+    r"|\b(?:from|to) (?:left|right|top|bottom)\b|\b(?:left|right) (?:of|and right|to right|to left)\b"
+    rf"|\b(?:{_COMPASS})(?:ern)?[- ](?:of|side|part|half|corner|end|edge|bank|shore)\b"
+    rf"|\b(?:to|in|from|towards?) the (?:{_COMPASS})\b"
+    rf"|\b(?:facing|pointing|heading|runs?|running|flows?|flowing|leads?|leading) (?:to )?(?:the )?(?:{_COMPASS})\b"
+)
+"""Where in the picture something lies, or which way it goes."""
 CELLS = (
     *("upper left", "upper middle", "upper right"),
     *("middle left", "centre", "middle right"),
@@ -42,6 +55,11 @@ _THE = (
 )
 """Beginnings of country names that want an article."""
 _SINGULAR_S = ("ss", "us", "is")
+
+
+def is_oriented(text: str) -> bool:
+    """Whether a text tells a place or a direction in the picture that turning or mirroring it would falsify."""
+    return _DIRECTION.search(text.lower()) is not None
 
 
 def slots(row: Mapping[str, Any]) -> dict[str, str]:
@@ -92,7 +110,7 @@ def with_article(name: str) -> str:
     """`a` or `an` before a countable thing; plurals, lists and masses stay as they are."""
     head = name.split(" of ")[0].split(" or ")[0].split(",")[0].split()[-1].lower()
     is_plural = head.endswith("s") and not head.endswith(_SINGULAR_S)
-    if is_plural or head.endswith(_NO_ARTICLE) or " and " in name:
+    if is_plural or head.endswith(_NO_ARTICLE) or " and " in name or name.startswith("no "):
         return name
     vowel = name[0].lower() in "aeio" or name.lower().startswith(("under", "up"))
     return f"{'an' if vowel else 'a'} {name}"
@@ -114,20 +132,28 @@ def _times(row: Mapping[str, Any]) -> dict[str, str | None]:
     }
     if not isinstance(moment, dt.datetime):
         return found
-    found["date"] = f"{moment.day} {MONTHS[moment.month - 1]} {moment.year}"
+    found["date"] = _date(moment)
     if (moment.hour, moment.minute, moment.second) == (0, 0, 0):
         return found  # a date without a time
     found["utc"] = f"{moment:%H:%M} UTC"
     if row.get("longitude") is not None:
-        found["local"] = _solar(moment, row["longitude"])
+        solar = _solar(moment, row["longitude"])
+        found["local"] = f"{solar.hour}:{solar:%M}"
+        found["local_date"] = _date(solar)
+        if solar.date() != moment.date():
+            found["date"] = f"{_date(moment)} (UTC)"  # a morning in New Zealand is the evening before
     return found
 
 
-def _solar(moment: dt.datetime, longitude: float) -> str:
+def _date(moment: dt.datetime) -> str:
+    return f"{moment.day} {MONTHS[moment.month - 1]} {moment.year}"
+
+
+def _solar(moment: dt.datetime, longitude: float) -> dt.datetime:
     """Mean solar time to half an hour, which the equation of time (16 minutes at most) allows."""
-    hours = (moment.hour + moment.minute / 60 + longitude / 15) % 24
-    halves = round(2 * hours) % 48
-    return f"{halves // 2}:{'30' if halves % 2 else '00'}"
+    solar = moment + dt.timedelta(hours=longitude / 15)
+    midnight = solar.replace(hour=0, minute=0, second=0, microsecond=0)
+    return midnight + dt.timedelta(minutes=30 * round((solar - midnight) / dt.timedelta(minutes=30)))
 
 
 def _sizes(row: Mapping[str, Any]) -> dict[str, str | None]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from stages.captioning import tokens
 from stages.captioning.compose import Candidate, Choice, compose, select
-from stages.captioning.facts import position, slots, with_article
+from stages.captioning.facts import is_oriented, position, slots, with_article
 from stages.captioning.meta import Part, Template, draw, family_of, load_templates
 from stages.errors import UserError
 from tests.stages.ingesting import by_url, ingest
@@ -75,6 +75,7 @@ def test_what_is_not_known_has_no_slot() -> None:
         ("beaches, dunes, sands", "beaches, dunes, sands"),
         ("office building", "an office building"),
         ("mixed forest", "mixed forest"),
+        ("no damage", "no damage"),
         ("tower", "a tower"),
         ("place of worship", "a place of worship"),
         ("road bridge", "a road bridge"),
@@ -227,3 +228,60 @@ def test_tokens_are_those_of_clip() -> None:
     text = "a satellite image of a place of worship near Cuiabá, 0.47 m"
     ids = open_clip.get_tokenizer("ViT-B-32")([text])[0]
     assert tokens.count(text) == int((ids != 0).sum())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "an airport with a runway on the left side",
+        "a lake in the top right corner",
+        "a road runs from left to right",
+        "houses on the right and fields on the left",
+        "forest in the upper half of the image",
+        "a river flows south past a town",
+        "a factory to the north of the river",
+        "the eastern part of the city",
+        "a pool at the bottom of the picture",
+        "a north-east facing slope in the west",
+    ],
+)
+def test_texts_that_turning_falsifies(text: str) -> None:
+    assert is_oriented(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a road with cars next to a building",
+        "a top view of a parking lot",
+        "houses on top of a hill",
+        "a tower at the top of a hill",
+        "a field that is left to grow",
+        "right next to the airport",
+        "a town in south korea",
+        "a house in north carolina",
+        "a satellite image from above",
+    ],
+)
+def test_texts_that_no_turn_falsifies(text: str) -> None:
+    assert not is_oriented(text)
+
+
+@pytest.mark.parametrize(
+    ("longitude", "moment", "wanted"),
+    [
+        (174.8, (2015, 12, 31, 22, 40), ("31 December 2015 (UTC)", "22:40 UTC", "10:30", "1 January 2016")),
+        (-157.9, (2016, 1, 1, 20, 50), ("1 January 2016", "20:50 UTC", "10:30", "1 January 2016")),
+        (-179.0, (2016, 3, 1, 0, 10), ("1 March 2016 (UTC)", "00:10 UTC", "12:00", "29 February 2016")),
+        (9.0, (2016, 7, 1, 10, 0), ("1 July 2016", "10:00 UTC", "10:30", "1 July 2016")),
+    ],
+)
+def test_local_time_comes_with_the_local_date(
+    longitude: float, moment: tuple[int, int, int, int, int], wanted: tuple[str, ...]
+) -> None:
+    found = slots({"acquired_at": dt.datetime(*moment, tzinfo=dt.UTC), "longitude": longitude})
+    assert tuple(found[name] for name in ("date", "utc", "local", "local_date")) == wanted
+    templates = load_templates(["fmow", "bigearthnet"], WHERE)
+    told = [template for texts in templates.named.values() for template in texts if "local" in template.needs]
+    assert told
+    assert not any({"date", "utc"} & template.needs for template in told), "local time beside a date of elsewhere"

@@ -224,19 +224,23 @@ def test_groups_stay_together_and_membership_never_moves(tmp_path: Path) -> None
         assert large[rows[first]["key"]] == side
 
 
-def test_location_and_spatial_block_come_before_component(tmp_path: Path) -> None:
-    from stages.shards import groups
+def test_spatial_block_and_location_come_before_component() -> None:
+    from stages.splits import groups, homes_of
 
     table = pa.table(
         {
-            "key": ["k1", "k2", "k3", "k4"],
-            "component": ["c", "c", "c", None],
-            "location": ["Paris", None, None, None],
-            "latitude": [1.0, 10.04, None, None],
-            "longitude": [1.0, -20.06, None, None],
+            "key": ["k1", "k2", "k3", "k4", "k5", "k6", "k7"],
+            "component": ["c", "c", "c", None, None, None, None],
+            "location": ["Paris", None, None, None, "Oslo", "Rome", "Rome"],
+            "latitude": [None, 10.04, None, None, 10.045, 10.04, 10.2],
+            "longitude": [None, -20.06, None, None, -20.065, -20.06, -20.06],
         }
     )
-    assert groups(table, 10.0).to_pylist() == ["Paris", "block 111 3722", "c", "k4"]
+    parts = [table.slice(0, 4), table.slice(4, 2), table.slice(6)]
+    homes = homes_of(parts, 10.0)
+    found = [name for part in parts for name in groups(part, 10.0, homes).to_pylist()]
+    block = "block 111 3722"
+    assert found == ["Paris", block, "c", "k4", block, block, block], "Rome lies in two blocks, and on one side"
 
 
 def test_no_rows_give_valid_empty_tars(tmp_path: Path) -> None:

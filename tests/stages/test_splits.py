@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stages.splits import blocks, distances
+from stages.splits import blocks, distances, fraction, groups, homes_of
 
 
 def names(*places: tuple[float | None, float | None], side_km: float = 10.0) -> list[str | None]:
@@ -41,3 +41,24 @@ def test_distances_between_the_sides() -> None:
     assert found["min"] == pytest.approx(111.195, abs=0.01)
     assert found["near"] == 0.0
     assert distances(latitude, longitude, np.zeros(5, bool)) == {}
+
+
+def test_neighbouring_locations_share_a_side_and_none_is_cut() -> None:
+    """2,000 locations of two chips in 100 km by 71 km: by location alone, half would have a neighbour within 1 km."""
+    rng = np.random.default_rng(0)
+    names = np.repeat([f"dam_{number}" for number in range(2000)], 2)
+    latitude = np.repeat(rng.uniform(45, 45.9, 2000), 2) + np.tile([0, 0.002], 2000)
+    longitude = np.repeat(rng.uniform(9, 9.9, 2000), 2)
+    table = pa.table(
+        {"key": [str(n) for n in range(4000)], "location": names, "latitude": latitude, "longitude": longitude}
+    )
+
+    def is_val(group: list[str]) -> np.ndarray:
+        return np.array([fraction(2023, name) < 0.2 for name in group])
+
+    mine = is_val(groups(table, 10.0, homes_of([table], 10.0)).to_pylist())
+    assert (mine[::2] == mine[1::2]).all()
+    by_location = distances(latitude, longitude, is_val(names.tolist()))
+    by_block = distances(latitude, longitude, mine)
+    assert by_location["median"] < 1.0 < 1.5 < by_block["median"]
+    assert by_block["near"] < 0.1 < 0.5 < by_location["near"]
