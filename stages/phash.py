@@ -32,6 +32,8 @@ LOBES = 3
 """Of the Lanczos filter."""
 UNIT = 2**22
 """Pillow rounds a filter's weights to multiples of 1 / UNIT, and sums whole numbers."""
+GROUP = 8
+"""Pixels of the thumbnail that are computed together."""
 USUAL = range(100, 401)
 """Sides of images that are shrunk by matrices: larger ones would want large matrices."""
 
@@ -52,9 +54,16 @@ def thumbnail(image: Image) -> Grey:
 
 def _shrunk(grey: Grey) -> Grey:
     """As Pillow's Lanczos, rows first: sums of whole numbers below 2^53, so that no order of theirs rounds."""
-    height, width = grey.shape
-    rows = _rounded(grey.astype(np.float64) @ _filter(width))
-    return _rounded(_filter(height).T @ rows).astype(np.uint8)
+    rows = _lines_shrunk(grey.astype(np.float64))
+    return _lines_shrunk(rows.T).T.astype(np.uint8)
+
+
+def _lines_shrunk(lines: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, 32) grey levels of (n, size): products so small that no library spreads them over threads."""
+    sums = np.empty((len(lines), SIDE))
+    for targets, pixels, weights in _filter(lines.shape[1]):
+        np.matmul(lines[:, pixels], weights, out=sums[:, targets])
+    return _rounded(sums)
 
 
 def _rounded(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -66,7 +75,19 @@ def _rounded(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @cache
-def _filter(size: int) -> NDArray[np.float64]:
+def _filter(size: int) -> list[tuple[slice, slice, NDArray[np.float64]]]:
+    """By groups of targets: which they are, the pixels of the line that count, and their weights."""
+    weights = _weights(size)
+    groups = []
+    for start in range(0, SIDE, GROUP):
+        targets = slice(start, start + GROUP)
+        used = np.flatnonzero(weights[:, targets].any(axis=1))
+        pixels = slice(used[0], used[-1] + 1)
+        groups.append((targets, pixels, np.ascontiguousarray(weights[pixels, targets])))
+    return groups
+
+
+def _weights(size: int) -> NDArray[np.float64]:
     """(size, 32) weights of the pixels of a line in those it is shrunk to, in units of 1 / UNIT."""
     scale = size / SIDE
     weights = np.zeros((size, SIDE))
