@@ -54,12 +54,19 @@ print(json.dumps({"seconds": taken, "pairs": found}))
 """
 ENCODE = """
 import json, sys, time
+import numpy as np
+from PIL import Image
 from imagededup.methods import PHash
 paths, encoder = json.loads(sys.stdin.read()), PHash()
-found = {path: encoder.encode_image(image_file=path) for path in paths[:20]}
-began = time.process_time()
-found = {path: encoder.encode_image(image_file=path) for path in paths}
-print(json.dumps({"seconds": time.process_time() - began, "hashes": found}))
+def timed(inputs):
+    for each in inputs[:20]:
+        encoder.encode_image(**each)
+    began = time.process_time()
+    for each in inputs:
+        encoder.encode_image(**each)
+    return time.process_time() - began
+pixels = [{"image_array": np.asarray(Image.open(path).convert("RGB"))} for path in paths]
+print(json.dumps({"whole": timed([{"image_file": path} for path in paths]), "alone": timed(pixels)}))
 """
 
 
@@ -293,7 +300,10 @@ def _rows(start: int, end: int, rng: Any, hashes: Hashes, picture: Any, address:
 
 
 def phash(args: argparse.Namespace) -> None:
-    """Our digest, validation and hash in one pass beside imagededup's encoder; contenders take turns, one core each."""
+    """Our digest, validation and hash in one pass beside imagededup's encoder, then the hash of decoded pixels alone.
+
+    Contenders take turns, one core each.
+    """
     stored = [str(path) for path in sorted(Path(args.folder).rglob("*")) if path.suffix in (".jpg", ".jpeg", ".png")]
     with tempfile.TemporaryDirectory() as folder:
         _hash_all("as stored", _spread(stored, args.images), args)
@@ -313,20 +323,27 @@ def _enlarged(paths: list[str], side: int, folder: str) -> list[str]:
 
 
 def _hash_all(name: str, paths: list[str], args: argparse.Namespace) -> None:
-    from stages.images import inspect
+    from stages.images import inspect, open_rgb
+    from stages.phash import phash, thumbnail
 
-    for path in paths[:20]:
-        inspect(Path(path).read_bytes())
-    ours, theirs = [], []
+    images = [open_rgb(Path(path).read_bytes()) for path in paths]
+    works: dict[str, Callable[[], Any]] = {
+        "whole": lambda: [inspect(Path(path).read_bytes()) for path in paths],
+        "alone": lambda: [phash(thumbnail(image)) for image in images],
+    }
+    rates: dict[str, list[tuple[float, float]]] = {part: [] for part in works}
+    for work in works.values():
+        work()
     for _ in range(args.runs):
-        ours.append(len(paths) / _timed(lambda: [inspect(Path(path).read_bytes()) for path in paths])[1])
-        if args.imagededup:
-            theirs.append(len(paths) / _run([args.imagededup, "-c", ENCODE], json.dumps(paths))["seconds"])
-    print(f"{len(paths)} images {name}: ours {statistics.median(ours):,.0f} images/s ({_range(ours)})")
-    if theirs:
-        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        theirs = _run([args.imagededup, "-c", ENCODE], json.dumps(paths)) if args.imagededup else {}
+        for part, work in works.items():
+            rates[part].append((len(paths) / _timed(work)[1], len(paths) / theirs.get(part, math.inf)))
+    for part, found in rates.items():
+        ours, others = ([each[n] for each in found] for n in (0, 1))
+        ratio = statistics.median(a / b if b else math.nan for a, b in found)
         print(
-            f"  imagededup's PHash {statistics.median(theirs):,.0f} images/s ({_range(theirs)}); ours {ratio:.2f} times"
+            f"{len(paths)} images {name}, {part}: ours {statistics.median(ours):,.0f} images/s ({_range(ours)}), "
+            f"imagededup's PHash {statistics.median(others):,.0f} ({_range(others)}); ours {ratio:.2f} times"
         )
 
 
