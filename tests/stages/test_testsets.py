@@ -202,3 +202,36 @@ def test_real_test_sets_are_found_in_every_disguise(tmp_path: Path) -> None:
     ]
     assert all(right)
     assert [each["test_match"] for each in found[len(tests) : -1]].count("image") == 0
+
+
+@pytest.mark.skipif("CURATION_REAL_DATA" not in os.environ, reason="CURATION_REAL_DATA is not set")
+def test_real_captions_and_images_as_rsicd_is_published(tmp_path: Path) -> None:
+    """Its file of captions beside its images: what is not for training counts, by image and word for word."""
+    data = Path(os.environ["CURATION_REAL_DATA"])
+    entries = [json.loads(line) for line in (data / "rs/aid/captions.jsonl").read_text().splitlines()]
+    tests = [entry for entry in entries if entry["split"] != "train"][:60]
+    learned = [entry for entry in entries if entry["split"] == "train"][:300:2]
+    published = [
+        {"filename": entry["image"], "split": split, "sentences": [{"raw": text} for text in entry["captions"]]}
+        for group, split in ((tests, "test"), (learned, "train"))
+        for entry in group
+    ]
+    for entry in tests:
+        (tmp_path / entry["image"]).parent.mkdir(exist_ok=True)
+        (tmp_path / entry["image"]).write_bytes((data / "rs/aid" / entry["image"]).read_bytes())
+    (tmp_path / "dataset_rsicd.json").write_text(json.dumps({"images": published}))
+    photographs = sorted((data / "photo/flickr8k").rglob("*.jpg"))[: len(tests)]
+    shrunk = [jpeg(Image.open(data / "rs/aid" / entry["image"]).convert("RGB").resize((120, 120))) for entry in tests]
+    rows = [sample(n, body) for n, body in enumerate(shrunk)]
+    rows += [sample(1000 + n, path.read_bytes(), tests[n]["captions"][0]) for n, path in enumerate(photographs)]
+    rows += [
+        sample(2000 + n, (data / "rs/aid" / entry["image"]).read_bytes(), entry["captions"][0])
+        for n, entry in enumerate(learned)
+    ]
+    found = run(rows, tmp_path / "root", [str(tmp_path / "dataset_rsicd.json")])
+    matches = [each["test_match"] for each in found[:-1]]
+    assert matches[: len(tests)].count("image") >= 0.98 * len(tests)
+    said = {" ".join(text.lower().split()) for entry in tests for text in entry["captions"]}
+    for entry, match in zip([*tests, *learned], matches[len(tests) :], strict=True):
+        text = " ".join(entry["captions"][0].lower().split())
+        assert match == ("caption" if text in said and text.count(" ") > 1 else None), text
