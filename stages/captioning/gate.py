@@ -7,15 +7,17 @@ word lists are data (`manifests/gate/*.yaml`); what is done with them stands her
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unicodedata import combining, normalize
 
 import yaml
 
 from stages.errors import UserError
+from stages.geo.places import city_names
 from stages.vision import shipped_or_path
 
 REASONS = (
@@ -39,7 +41,14 @@ MONTHS = (
     *("july", "august", "september", "october", "november", "december"),
 )
 SEASONS = {"spring": "spring", "summer": "summer", "autumn": "autumn", "fall": "autumn", "winter": "winter"}
-KEYS = ("countries", "continents", "places", "place_exceptions", "providers", "people", "viewpoint", "contradictions")
+KEYS = (
+    *("countries", "continents", "places", "place_exceptions", "city_inhabitants", "city_words"),
+    *("providers", "people", "viewpoint", "contradictions"),
+)
+CITY_WORDS = 4
+"""Words of a city's name, at most."""
+CITY_LETTERS = 4
+"""Letters of it, at least: "Man" and "Ho" are cities, too."""
 _WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
 _YEAR = re.compile(r"\b(1[89]\d\d|20\d\d)(?:s|'s)?\b(?!\s*(?:m|meters?|metres?|km|feet|ft)\b)")
 _MONTH = re.compile(rf"\b({'|'.join(month for month in MONTHS if month not in ('march', 'may'))})\b")
@@ -68,7 +77,7 @@ _NAMED = re.compile(
 )
 _TOWN = re.compile(
     r"\b(?:city|county|district|municipality|province|state|town|village) of (?!(?:an?|the|its|this|that|many|some|"
-    r"several|different|large|small|tall|old|white|red|green|gr[ae]y|brown|houses|homes|buildings|trees|huts|cottages)\b)"
+    r"several|different|large|small|tall|old|white|red|green|gr[ae]y|brown|houses|homes|buildings|skyscrapers|trees|huts|cottages)\b)"
     r"((?:[^\W\d]|[-'])+)"
 )
 _NO_NAMES = frozenset({"RGB", "SAR", "UAV", "DEM", "NIR", "I", "T", "U", "L", "X", "Y"})
@@ -101,6 +110,13 @@ class Gate:
     @cached_property
     def _exceptions(self) -> re.Pattern[str]:
         return _any_of(_listed(self.lists["place_exceptions"]))
+
+    @cached_property
+    def _cities(self) -> frozenset[str]:
+        """Names of large cities, but for those that are everyday words."""
+        least: int = self.lists["city_inhabitants"]
+        names = {" ".join(_words(name)) for name in city_names(least)} if least else set()
+        return frozenset(name for name in names if len(name) >= CITY_LETTERS) - set(_listed(self.lists["city_words"]))
 
     @cached_property
     def _sources(self) -> re.Pattern[str]:
@@ -167,12 +183,17 @@ class Gate:
         if any(name not in _WORD.findall(known) for name in _TOWN.findall(text)):
             return True
         here = self._countries.get(str(row.get("country") or "").lower())
-        return any(
-            not self._is_here(name, known, here) for name in self._geography.findall(self._exceptions.sub("", text))
-        )
+        text = self._exceptions.sub("", text)
+        named = [*self._geography.findall(text), *self._named_cities(text)]
+        return any(not self._is_here(name, _joined(known), here) for name in named)
+
+    def _named_cities(self, text: str) -> Iterator[str]:
+        words = _words(text)
+        pieces = (" ".join(words[n : n + size]) for size in range(1, CITY_WORDS + 1) for n in range(len(words)))
+        return (piece for piece in pieces if piece in self._cities)
 
     def _is_here(self, name: str, known: str, here: str | None) -> bool:
-        if _any_of([name]).search(known):
+        if _joined(name) in known:
             return True
         if here is None:
             return False
@@ -211,6 +232,17 @@ def loops(words: Sequence[str]) -> bool:
             if piece == words[start + size : start + 2 * size] == words[start + 2 * size : start + 3 * size]:
                 return True
     return len(words) >= 10 and len(set(words)) < 0.45 * len(words)
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text in lower case, without accents."""
+    bare = "".join(letter for letter in normalize("NFKD", text.lower()) if not combining(letter))
+    return _WORD.findall(bare)
+
+
+def _joined(text: str) -> str:
+    """Words that can be found whole in those of another text."""
+    return f" {' '.join(_words(text))} "
 
 
 def plain(label: str) -> str:

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,14 +34,19 @@ def nearest_place(latitude: float, longitude: float, limit_km: float, alpha2: st
     return _gazetteer().nearest(latitude, longitude, limit_km, alpha2)
 
 
+@cache
+def city_names(inhabitants: int) -> frozenset[str]:
+    """The names of places that have at least so many inhabitants."""
+    return frozenset(entry["city"] for entry in _entries() if entry.get("population", 0) >= inhabitants)
+
+
 class _Gazetteer:
     """Places on the unit sphere, where the nearest by chord is the nearest on the ground."""
 
     def __init__(self) -> None:
         from scipy.spatial import KDTree
 
-        package, name = _DATA
-        entries = json.loads(gzip.decompress((resources.files(package) / name).read_bytes()))
+        entries = _entries()
         self.names = [entry["city"] for entry in entries]
         self.codes = [entry["country_code"] for entry in entries]
         latitudes, longitudes = ([entry[side] for entry in entries] for side in ("latitude", "longitude"))
@@ -56,6 +62,12 @@ class _Gazetteer:
                 km = 2 * EARTH_KM * math.asin(min(distance / 2, 1.0))
                 return Place(name=self.names[index], alpha2=self.codes[index], km=round(km, 1))
         return None
+
+
+def _entries() -> list[dict[str, Any]]:
+    package, name = _DATA
+    found: list[dict[str, Any]] = json.loads(gzip.decompress((resources.files(package) / name).read_bytes()))
+    return found
 
 
 def _on_sphere(latitude: ArrayLike, longitude: ArrayLike) -> NDArray[np.float64]:

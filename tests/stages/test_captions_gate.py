@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks import gate as gate_cases
 from stages.captioning.gate import REASONS, Gate, load_gate, loops
 from stages.errors import UserError
+from stages.geo.countries import countries
 
 RECORD: dict[str, Any] = {
     "labels": ["airport"],
@@ -111,7 +113,7 @@ def test_what_the_record_confirms_passes(gate: Gate, text: str) -> None:
         ("a ruin of the 1970s", "unsupported_date"),
         ("the airport in march", "unsupported_date"),
         ("aerial photo by john miller of a harbor", "unsupported_person"),
-        ("a house of president lincoln", "unsupported_person"),
+        ("a house of president walker", "unsupported_person"),
         ("image courtesy of the owner", "unsupported_person"),
         ("a compound where osama bin laden was found", "unsupported_person"),
         ("an airport at 30 m resolution", "unsupported_resolution"),
@@ -197,3 +199,52 @@ def test_a_list_that_lacks_a_part_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("countries: {}\n")
     with pytest.raises(UserError, match="has no 'continents'"):
         load_gate(str(tmp_path / "mine.yaml"), "stages.captions.gate")
+
+
+@pytest.mark.parametrize("group", gate_cases.groups(), ids=lambda group: group["name"])
+def test_kinds_of_error_of_published_captions_are_stopped_and_true_ones_pass(gate: Gate, group: dict[str, Any]) -> None:
+    assert len(group["texts"]) > 10
+    assert gate_cases.failures(gate, group) == []
+
+
+def test_every_country_is_known_and_its_own_record_confirms_it(gate: Gate) -> None:
+    for country in countries():
+        text = f"a town in {country.name.lower()}"
+        assert gate.reason(text, NOTHING) == "unsupported_place", text
+        assert gate.reason(text, {"country": country.name}) is None, text
+
+
+@pytest.mark.parametrize(
+    ("text", "record", "reason"),
+    [
+        ("a street in zlatoust", {}, "unsupported_place"),
+        ("a street in são paulo", {"country": "Brazil", "place": "Cuiabá"}, "unsupported_place"),
+        ("a street in sao paulo", {"country": "Brazil", "place": "São Paulo"}, None),
+        ("the port of new york", {"country": "United States of America", "place": "New York City"}, None),
+        ("the port of york", {"country": "United Kingdom", "place": "Hull"}, "unsupported_place"),
+        ("a nice orange roof in a mobile home park", {}, None),
+        ("a sari is no town, nor is a mesa", {}, None),
+    ],
+)
+def test_large_cities_are_places_unless_they_are_words(gate: Gate, text: str, record: Any, reason: str | None) -> None:
+    assert gate.reason(text, record) == reason
+
+
+def test_cities_can_be_left_out(gate: Gate) -> None:
+    without = Gate({**gate.lists, "city_inhabitants": 0})
+    assert without.reason("a street in zlatoust", NOTHING) is None
+    assert without.reason("a street in london", NOTHING) == "unsupported_place"
+
+
+def test_published_captions_are_taken_apart(gate: Gate) -> None:
+    fmow = (
+        "a view over Lome, Togo in Spring shows a dam. ground sample distance of 1.88m. utm zone 31N, recorded at "
+        "10 o'clock, May 1, 2016. angles were target azimuth at 21.93? and off-nadir at 6.86?. a dam in a valley"
+    )
+    ben = "from the Summer season, 'pastures' is of utm zone 34N and 9 o'clock, August 16, 2017. green land"
+    found = list(gate_cases.published([fmow, ben, "a house by a road"], gate))
+    assert found == [
+        ("fMoW", "a dam in a valley", {"country": "Togo"}),
+        ("BigEarthNet", "green land", {}),
+        ("MillionAID", "a house by a road", {}),
+    ]
