@@ -32,16 +32,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torchvision.transforms import InterpolationMode
 
 from trainer.data import NORMALISATIONS, Augment, Loader, LoaderOptions, State, normalise, open_index
 from trainer.data.files import expand
 from trainer.data.files import opened as opened_file
-from trainer.data.images import centre_view, opened, render
+from trainer.data.images import View, centre_view, opened, random_view, render
 from trainer.data.loader import IMAGES
+from trainer.data.order import generator
 from trainer.data.tars import contents, members
 
 SIZE, BATCH, SHARDS = 224, 64, 8
 CAPTION = "An aerial photograph of an airport with several planes beside the terminal."
+BICUBIC = InterpolationMode.BICUBIC
 PAIRS = (("rs5m", "ours_turned"), ("open_clip", "ours_cropped"))
 
 
@@ -117,7 +120,7 @@ def rs5m(args: argparse.Namespace) -> Iterator[Any]:
 
     turned = transforms.Compose(
         [
-            transforms.RandomResizedCrop(SIZE, (0.9, 1.0), interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.RandomResizedCrop(SIZE, (0.9, 1.0), interpolation=BICUBIC),
             transforms.RandomHorizontalFlip(),
             transforms.RandomRotation((0, 360)),
             transforms.ToTensor(),
@@ -160,8 +163,10 @@ def open_clip(args: argparse.Namespace) -> Iterator[Any]:
 def ours(args: argparse.Namespace, augment: Augment | None, tokenize: Any = None, **options: Any) -> Iterator[Any]:
     index = open_index(f"{args.data}/*.tar", storage=args.storage, cache=args.cache)
     given = LoaderOptions(batch_size=BATCH, size=SIZE, augment=augment, workers=args.workers, **options)
+    held = None
     for batch in Loader(index, given, tokenize=tokenize).batches(1):
-        yield normalise(batch.images, "clip")
+        held = normalise(batch.images, "clip", out=held if held is not None and len(held) == len(batch) else None)
+        yield held
 
 
 def ours_turned(args: argparse.Namespace) -> Iterator[Any]:
@@ -287,8 +292,7 @@ def local(folder: Path, args: argparse.Namespace) -> None:
         print(f"{mine} / {theirs}: {_spread(rate)} by the clock, {_spread(core)} by processor time")
         near = [100 * a["core_ms"] / b["core_ms"] for a, b in zip(found["decoder"], found[mine], strict=True)]
         print(f"{mine}: {_spread(near)} % of its processor time is the decoder's")
-    mean, largest = tolerance(args)
-    print(f"centre view beside torchvision's Resize and CenterCrop: {mean:.2f} levels of 255, {largest} at most")
+    tolerance(args)
 
 
 def _table(found: dict[str, list[dict[str, float]]]) -> None:
@@ -317,20 +321,34 @@ def _images(args: argparse.Namespace) -> list[bytes]:
     return [contents(block)["jpg"] for block in blocks if isinstance(block, bytes)]
 
 
-def tolerance(args: argparse.Namespace) -> tuple[float, int]:
-    """Difference of pixels, mean and largest, between our centre view and torchvision's."""
+def tolerance(args: argparse.Namespace) -> None:
+    """Print how far our pixels are from torchvision's: of the centre view, and of crops that are mirrored and turned."""
     from PIL import Image
-    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+    from torchvision.transforms import CenterCrop, Compose, Resize
 
-    theirs = Compose([Resize(SIZE, InterpolationMode.BICUBIC), CenterCrop(SIZE)])
-    means, largest = [], 0
-    for data in _images(args):
-        image = opened(data)
-        found = render(image, centre_view(image.width, image.height, SIZE), SIZE).astype(int)
-        difference = np.abs(found - np.asarray(theirs(Image.open(io.BytesIO(data)).convert("RGB"))).astype(int))
-        means.append(float(difference.mean()))
-        largest = max(largest, int(difference.max()))
-    return statistics.mean(means), largest
+    cut = Compose([Resize(SIZE, BICUBIC), CenterCrop(SIZE)])
+    centres, turned = [], []
+    for number, data in enumerate(_images(args)):
+        theirs = Image.open(io.BytesIO(data)).convert("RGB")
+        centre = centre_view(*theirs.size, SIZE)
+        centres.append(_difference(data, centre, np.asarray(cut(theirs))))
+        view = random_view(*theirs.size, SIZE, Augment(corners="black"), generator(number))
+        turned.append(_difference(data, view, _torchvision(theirs, view)))
+    for name, found in (("centre view", centres), ("turned view", turned)):
+        print(f"{name} beside torchvision's: {np.mean(found):.2f} levels of 255 an image, {max(found):.2f} at most")
+
+
+def _torchvision(image: Any, view: View) -> np.ndarray:
+    """The view by torchvision's steps, the rotation without interpolation as RandomRotation does it unasked."""
+    from torchvision.transforms import functional
+
+    box = (int(view.top), int(view.left), int(view.height), int(view.width))
+    square = functional.resized_crop(image, *box, [SIZE, SIZE], BICUBIC)
+    return np.asarray(functional.rotate(functional.hflip(square) if view.mirrored else square, view.angle))
+
+
+def _difference(data: bytes, view: View, expected: np.ndarray) -> float:
+    return float(np.abs(render(opened(data), view, SIZE).astype(int) - expected).mean())
 
 
 def over_s3(folder: Path, args: argparse.Namespace) -> None:

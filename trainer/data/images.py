@@ -1,8 +1,8 @@
 """From an image's bytes to the square a model sees: decoding, one crop, one resize, one turn.
 
 A JPEG is decoded at the smallest of its scales (1, 1/2, 1/4, 1/8) that is not below what is needed (libjpeg's scaled
-inverse transform, Pillow's `draft`); crop and resize are one antialiased bicubic step, mirroring and rotation one
-bilinear one.
+inverse transform); crop and resize are one antialiased bicubic step, mirroring and rotation one bilinear one, which
+also resizes where that takes away next to nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ from trainer.errors import UserError
 Pixels = NDArray[np.uint8]
 """(height, width, 3), RGB."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+ENDING = b"\xff\xd9"
+"""Of a JPEG that is whole."""
+SCALES = {1: 256, 2: 256 | 16, 4: 256 | 32, 8: 256 | 64}
+"""OpenCV's flags for RGB at a part of a JPEG's size; it names those for BGR alone."""
+ONE_PASS = 1.25
+"""Pixels that one of a turned view stands for, along a side, up to which it is not resized before it is turned."""
 TRIES = 10
 """For a crop of a drawn shape to lie within the image."""
 CORNERS = ("none", "black")
@@ -144,17 +150,35 @@ def render(image: Any, view: View, size: int) -> Pixels:
         OSError, ValueError, SyntaxError, MemoryError and others of Pillow's: it cannot be decoded.
     """
     width, height = image.size
-    least = (math.ceil(width * view.inner / view.width), math.ceil(height * view.inner / view.height))
-    if image.format == "JPEG":
-        image.draft(image.mode, least)
-    pixels = _rgb(image)
+    pixels = _decoded(image, math.ceil(width * view.inner / view.width), math.ceil(height * view.inner / view.height))
     across, down = pixels.shape[1] / width, pixels.shape[0] / height
     left, top = round(view.left * across), round(view.top * down)
     right, bottom = round((view.left + view.width) * across), round((view.top + view.height) * down)
-    square = _resized(pixels[top : max(bottom, top + 1), left : max(right, left + 1)], view.inner)
+    box = pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
     if view.angle == 0 and view.inner == size:
+        square = _resized(box, size)
         return np.ascontiguousarray(square[:, ::-1]) if view.mirrored else square
-    return _turned(square, view, size)
+    least, most = min(box.shape[:2]) / view.inner, max(box.shape[:2]) / view.inner
+    return _turned(box if least >= 1 and most <= ONE_PASS else _resized(box, view.inner), view, size)
+
+
+def _decoded(image: Any, width: int, height: int) -> Pixels:
+    """The image, no smaller than asked for.
+
+    OpenCV gives Pillow's very pixels, sooner, but says nothing of a JPEG that is cut off.
+    """
+    import cv2
+
+    scale = max((each for each in SCALES if image.width // each >= width and image.height // each >= height), default=1)
+    if image.format == "JPEG" and image.mode == "RGB":
+        data = image.fp.getvalue()
+        if data.endswith(ENDING):
+            found = cv2.imdecode(np.frombuffer(data, np.uint8), SCALES[scale] | cv2.IMREAD_IGNORE_ORIENTATION)
+            if found is not None:
+                return np.asarray(found, dtype=np.uint8)
+    if image.format == "JPEG":
+        image.draft(image.mode, (width, height))
+    return _rgb(image)
 
 
 def _rgb(image: Any) -> Pixels:
@@ -178,21 +202,30 @@ def _resized(pixels: Pixels, size: int) -> Pixels:
 
 
 def _turned(pixels: Pixels, view: View, size: int) -> Pixels:
-    """The centre of the mirrored and then turned (counter-clockwise) square; black beyond it."""
+    """The centre of the view's square, mirrored and then turned (counter-clockwise); black beyond it."""
     import cv2
 
     radians = math.radians(view.angle)
     cos, sin = math.cos(radians), math.sin(radians)
     sign = -1.0 if view.mirrored else 1.0
-    middle, source = (size - 1) / 2, (pixels.shape[0] - 1) / 2
+    height, width = pixels.shape[:2]
+    middle, source = (size - 1) / 2, ((width - 1) / 2, (height - 1) / 2)
     matrix = np.array([[sign * cos, -sign * sin, 0.0], [sin, cos, 0.0]])
+    matrix[:, :2] *= np.array([[width], [height]]) / view.inner
     matrix[:, 2] = source - matrix[:, :2] @ (middle, middle)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(np.ascontiguousarray(pixels), matrix, (size, size), flags=flags), dtype=np.uint8)
+    return np.asarray(cv2.warpAffine(pixels, matrix, (size, size), flags=flags), dtype=np.uint8)
 
 
-def normalise(images: Any, statistics: str | tuple[Triple, Triple] = "clip", dtype: Any = None) -> Any:
+def normalise(images: Any, statistics: str | tuple[Triple, Triple] = "clip", dtype: Any = None, out: Any = None) -> Any:
     """uint8 tensor (batch, 3, height, width) to floats of mean 0 and deviation 1 by named statistics, on its device.
+
+    Args:
+        images: channels last in memory, as batches are, costs least; the result is so, too.
+        statistics: a name of `NORMALISATIONS`, or mean and deviation.
+        dtype: float32 by default.
+        out: an earlier float32 result for as many images, written over: on a CPU fresh memory costs more than the
+            arithmetic.
 
     Raises:
         UserError: no such statistics.
@@ -202,6 +235,10 @@ def normalise(images: Any, statistics: str | tuple[Triple, Triple] = "clip", dty
     if isinstance(statistics, str) and statistics not in NORMALISATIONS:
         raise UserError(f"the normalisation {statistics!r} is unknown; accepted: {', '.join(NORMALISATIONS)}")
     mean, deviation = NORMALISATIONS[statistics] if isinstance(statistics, str) else statistics
-    shift = torch.tensor(mean, device=images.device).mul_(255).view(1, 3, 1, 1)
-    factor = torch.tensor(deviation, device=images.device).mul_(255).reciprocal_().view(1, 3, 1, 1)
-    return torch.sub(images, shift).mul_(factor).to(dtype or torch.float32)
+    count, channels, height, width = images.shape
+    shape = (count * height, width * channels)
+    rows = torch.empty(shape, device=images.device) if out is None else out.permute(0, 2, 3, 1).view(shape)
+    rows.copy_(images.permute(0, 2, 3, 1).reshape(shape))
+    shift, factor = (torch.tensor(each, device=images.device).mul_(255).repeat(width) for each in (mean, deviation))
+    rows.sub_(shift).mul_(factor.reciprocal_())
+    return rows.view(count, height, width, channels).permute(0, 3, 1, 2).to(dtype or torch.float32)

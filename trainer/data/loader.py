@@ -20,6 +20,7 @@ from trainer.data.captions import CaptionOptions, Passport, choose, restated
 from trainer.data.images import Augment, Pixels
 from trainer.data.index import Index
 from trainer.data.order import Order, State, generator
+from trainer.data.slots import Filled, Slots
 from trainer.errors import UserError
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "img_content", "input.image")
@@ -27,6 +28,10 @@ TEXTS = ("txt", "caption", "input.caption")
 """Extensions: webdataset's and open_clip's, RS5M's, and those of RS5M's first tar."""
 SUBSTITUTES = 8
 """Other samples that are tried in place of a damaged one."""
+PREFETCHED = 2
+"""Batches that each worker makes ahead."""
+SPARE = 3
+"""Batches that whoever trains may hold at once without new memory for the next ones."""
 LEAST_LIMIT = 10
 """Damaged samples that never stop a run."""
 
@@ -178,6 +183,7 @@ class Batches:
         self.data = self.index.digest
         self._ahead: dict[int, Future[list[bytes | Exception]]] = {}
         self._lane: ThreadPoolExecutor | None = None
+        self._shared: Slots | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_ahead": {}, "_lane": None}
@@ -191,16 +197,19 @@ class Batches:
         from torch.utils.data import DataLoader
 
         workers = self.options.workers
+        if workers:
+            self._shared = Slots(workers * PREFETCHED + SPARE, self.options.batch_size, self.options.size)
         return DataLoader(
             self,  # type: ignore[arg-type]
             batch_size=None,
-            sampler=range(len(self)),
+            sampler=_Orders(len(self), self._shared),
             num_workers=workers,
-            prefetch_factor=2 if workers else None,
+            prefetch_factor=PREFETCHED if workers else None,
             pin_memory=self.options.pin_memory,
+            worker_init_fn=_one_thread,
         )
 
-    def _slots(self, number: int) -> list[tuple[int, int]]:
+    def _samples(self, number: int) -> list[tuple[int, int]]:
         """(epoch, sample) of the rank's part of a batch."""
         first, last = self._span(number)
         each = (last - first) // self.ranks
@@ -210,33 +219,40 @@ class Batches:
         first = self.start + number * self.step
         return first, min(first + self.step, self.stop)
 
-    def __getitem__(self, number: int) -> Batch | UserError:
-        """The batch, or why there is none: raised in a worker, an error would arrive as a traceback."""
+    def __getitem__(self, order: tuple[int, int | None]) -> Batch | UserError:
+        """The batch of a number, made in a slot of shared memory if one is named, or why there is none.
+
+        Raised in a worker, an error would arrive as a traceback.
+        """
         try:
-            return self._batch(number)
+            return self._batch(*order)
         except UserError as error:
             return error
 
-    def _batch(self, number: int) -> Batch:
-        import torch
-
-        slots = self._slots(number)
+    def _batch(self, number: int, slot: int | None) -> Batch:
+        places = self._samples(number)
         damaged: dict[str, str] = {}
-        blocks = self._blocks(number, slots)
-        samples = [self._usable(slot, block, damaged) for slot, block in zip(slots, blocks, strict=True)]
-        size = self.options.size
-        pixels = np.empty((len(samples), size, size, 3), np.uint8)
-        for at, sample in enumerate(samples):
-            pixels[at] = sample.pixels
+        blocks = self._blocks(number, places)
+        samples = [self._usable(place, block, damaged) for place, block in zip(places, blocks, strict=True)]
         texts = [sample.text for sample in samples]
         return Batch(
-            images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
+            images=self._images(samples, slot),
             texts=texts,
             tokens=self.tokenize(texts) if self.tokenize else None,
             keys=[sample.key for sample in samples],
             state=self.order.state(self._span(number)[1], self.data),
             damaged=damaged,
         )
+
+    def _images(self, samples: Sequence[Sample], slot: int | None) -> Any:
+        import torch
+
+        size, count = self.options.size, len(samples)
+        if slot is None or self._shared is None:
+            pixels = np.empty((count, size, size, 3), np.uint8)
+            return torch.from_numpy(_into(pixels, samples)).permute(0, 3, 1, 2)
+        _into(self._shared.pixels(slot, count), samples)
+        return Filled(self._shared, slot, count)
 
     def _blocks(self, number: int, slots: Sequence[tuple[int, int]]) -> list[bytes | Exception]:
         """The batch's bytes; from a network, those of this process's next batch are asked for meanwhile."""
@@ -247,7 +263,7 @@ class Batches:
         following = number + _processes()
         if following < len(self):
             self._lane = self._lane or ThreadPoolExecutor(1)
-            self._ahead = {following: self._lane.submit(self._read, self._slots(following))}
+            self._ahead = {following: self._lane.submit(self._read, self._samples(following))}
         return blocks
 
     def _read(self, slots: Sequence[tuple[int, int]]) -> list[bytes | Exception]:
@@ -265,6 +281,32 @@ class Batches:
                 damaged[self.index.name(candidate)] = str(problem)
         name, reason = next(iter(damaged.items()))
         raise UserError(f"{SUBSTITUTES + 1} samples drawn in a row are damaged; the first: {name}: {reason}")
+
+
+def _into(pixels: Pixels, samples: Sequence[Sample]) -> Pixels:
+    for at, sample in enumerate(samples):
+        pixels[at] = sample.pixels
+    return pixels
+
+
+def _one_thread(worker: int) -> None:
+    """Torch sees to itself; OpenCV would use all cores in each worker."""
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+class _Orders:
+    """What is dealt to workers, as often as one asks."""
+
+    def __init__(self, batches: int, shared: Slots | None) -> None:
+        self.batches, self.shared = batches, shared
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[tuple[int, int | None]]:
+        return self.shared.orders(self.batches) if self.shared else ((number, None) for number in range(self.batches))
 
 
 def _processes() -> int:

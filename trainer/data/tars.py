@@ -58,6 +58,8 @@ def members(file: IO[bytes]) -> Iterator[Member]:
         if not block or block.count(0) == BLOCK:
             return
         header = _header(block, offset)
+        if header.size < 0:
+            raise DamagedTar(f"a size below 0 at byte {offset}")
         begin = offset if begin is None else begin
         data, size = offset + BLOCK, header.size
         offset = data + size + -size % BLOCK
@@ -69,11 +71,39 @@ def members(file: IO[bytes]) -> Iterator[Member]:
         begin, name = None, None
 
 
-def _header(block: bytes, offset: int) -> tarfile.TarInfo:
+def _header(block: bytes, offset: int) -> tarfile.TarInfo | _Plain:
+    """What a header tells; tarfile reads all kinds, and takes five times as long as a plain file's needs."""
+    plain = _plain(block)
+    if plain:
+        return plain
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
         raise DamagedTar(f"no valid header at byte {offset} ({error})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """The header of a regular file of less than 8 GB with a name of at most 100 bytes."""
+
+    name: str
+    size: int
+    type: bytes = tarfile.REGTYPE
+
+    def isreg(self) -> bool:
+        return True
+
+
+def _plain(block: bytes) -> _Plain | None:
+    if len(block) != BLOCK or block[156:157] != tarfile.REGTYPE or block[345] or block[124] & 0x80:
+        return None
+    try:
+        size, stated = (int(block[start:stop].strip(b" \0"), 8) for start, stop in ((124, 136), (148, 156)))
+    except ValueError:
+        return None
+    if stated != sum(block) - sum(block[148:156]) + 8 * ord(" "):
+        return None
+    return _Plain(block[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape"), size)
 
 
 def _extended_name(data: bytes, kind: bytes) -> str | None:

@@ -9,7 +9,17 @@ import torch
 from PIL import Image
 
 from tests.trainer.data import encoded, halves
-from trainer.data.images import NORMALISATIONS, Augment, View, centre_view, normalise, opened, random_view, render
+from trainer.data.images import (
+    NORMALISATIONS,
+    Augment,
+    View,
+    _decoded,
+    centre_view,
+    normalise,
+    opened,
+    random_view,
+    render,
+)
 from trainer.data.order import generator
 from trainer.errors import UserError
 
@@ -47,18 +57,39 @@ def test_the_centre_view_is_pillows(width: int, height: int) -> None:
 
 def test_jpegs_decoded_at_a_smaller_scale_are_close_to_whole_ones() -> None:
     image = photograph(1024, 768)
-    reduced = opened(encoded(image, "JPEG"))
-    found = render(reduced, centre_view(1024, 768, 224), 224).astype(int)
-    assert reduced.size == (512, 384)
+    assert _decoded(opened(encoded(image, "JPEG")), 300, 224).shape == (384, 512, 3)
+    found = shown(image, centre_view(1024, 768, 224), 224, "JPEG")
     with Image.open(io.BytesIO(encoded(image, "JPEG"))) as whole:
         expected = whole.crop((128, 0, 896, 768)).resize((224, 224), Image.Resampling.BICUBIC)
     assert np.abs(found - np.asarray(expected).astype(int)).mean() < 1.5
 
 
-def test_a_jpeg_is_never_decoded_below_what_is_needed() -> None:
-    image = opened(encoded(photograph(500, 500), "JPEG"))
-    render(image, random_view(500, 500, 224, Augment(), generator(1)), 224)
-    assert image.size[0] >= 224
+@pytest.mark.parametrize(("wanted", "found"), [(500, 500), (251, 500), (250, 250), (126, 250), (63, 125), (10, 63)])
+def test_a_jpeg_is_never_decoded_below_what_is_needed(wanted: int, found: int) -> None:
+    assert _decoded(opened(encoded(photograph(500, 500), "JPEG")), wanted, wanted).shape == (found, found, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("scale", [1, 2, 4, 8])
+def test_decoded_pixels_are_pillows(mode: str, scale: int) -> None:
+    held = io.BytesIO()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    photograph(333, 250).convert(mode).save(held, "JPEG", quality=80, exif=turned)
+    expected = Image.open(io.BytesIO(held.getvalue()))
+    if scale > 1:
+        expected.draft(mode, (333 // scale, 250 // scale))
+    found = _decoded(opened(held.getvalue()), 333 // scale, 250 // scale)
+    assert np.array_equal(found, np.asarray(expected.convert("RGB")))
+
+
+def test_a_turn_that_resizes_is_close_to_a_resize_and_a_turn() -> None:
+    image = photograph(256, 240)
+    view = View(10, 5, 240, 232, 224, 33.0, True)
+    base = image.resize((224, 224), Image.Resampling.BICUBIC, box=(10, 5, 250, 237))
+    expected = base.transpose(Image.Transpose.FLIP_LEFT_RIGHT).rotate(33, Image.Resampling.BILINEAR)
+    difference = np.abs(shown(image, view, 224) - np.asarray(expected).astype(int))[20:-20, 20:-20]
+    assert difference.mean() < 1.5
 
 
 def test_mirroring_and_turning() -> None:
@@ -141,6 +172,9 @@ def test_normalisations_give_the_published_statistics_no_mean_and_one_deviation(
     for name, (mean, deviation) in NORMALISATIONS.items():
         expected = (pixels / 255 - np.array(mean)) / np.array(deviation)
         assert np.allclose(normalise(tensor, name)[0].permute(1, 2, 0), expected, atol=1e-5)
+    held = normalise(tensor, "clip")
+    assert normalise(255 - tensor, "rs3", out=held).data_ptr() == held.data_ptr()
+    assert torch.equal(held, normalise(255 - tensor, "rs3"))
     assert normalise(tensor, "clip", torch.bfloat16).dtype is torch.bfloat16
     with pytest.raises(UserError, match="'rs4m' is unknown; accepted: clip, imagenet"):
         normalise(tensor, "rs4m")

@@ -14,6 +14,7 @@ import torch
 from tests.conftest import S3
 from tests.trainer.data import encoded, halves, picture, webdataset_members, write_shards, write_tar
 from trainer.data import Augment, Batch, CaptionOptions, Index, Loader, LoaderOptions, State, open_index
+from trainer.data.loader import PREFETCHED, SPARE
 from trainer.errors import UserError
 
 PLAIN = LoaderOptions(batch_size=4, size=16, workers=0, seed=11, augment=None)
@@ -247,3 +248,13 @@ def test_real_images_with_their_captions(real_data: Path, tmp_path: Path, cache:
     batches = list(loader.batches(1))
     assert not loader.damaged
     assert torch.cat([batch.images for batch in batches]).float().std() > 20
+
+
+def test_memory_of_batches_is_used_again_once_nobody_holds_them(index: Index) -> None:
+    options = replace(PLAIN, batch_size=1, workers=2)
+    places = [batch.images.data_ptr() for batch in Loader(index, options).batches(3)]
+    assert len(places) == 69
+    assert len(set(places)) <= 2 * PREFETCHED + SPARE
+    held = [batch.images[:, :1] for batch in Loader(index, options).batches(3)]
+    assert len({each.data_ptr() for each in held}) == 69
+    assert [int(each.max()) for each in held] == [int(key) for key in keys(run(index, options, 3))]

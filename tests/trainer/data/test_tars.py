@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.data import webdataset_members, write_tar
-from trainer.data.tars import contents, scan, split_name
+from trainer.data.tars import DamagedTar, contents, members, scan, split_name
 
 
 def scanned(path: Path) -> tuple[list[str], str | None]:
@@ -67,3 +67,27 @@ def test_a_damaged_header_and_a_missing_end_are_named(shard: Path) -> None:
     assert keys == ["000000", "000001"]
     assert damage is not None
     assert f"no valid header at byte {header}" in damage
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_are_those_that_tarfile_finds(tmp_path: Path, form: int) -> None:
+    names = ["a", "a" * 100, "a" * 60 + "/" + "b" * 60, "ä.jpg", "x/y.txt"]
+    path = write_tar(tmp_path / "a.tar", [(name, b"." * (511 + at)) for at, name in enumerate(names)], form=form)
+    with tarfile.open(path) as tar, path.open("rb") as file:
+        expected = [(each.name, each.offset_data, each.size) for each in tar if each.isreg()]
+        assert [(each.name, each.offset, each.size) for each in members(file)] == expected
+
+
+@pytest.mark.parametrize(("at", "said"), [(0, "no valid header"), (124, "no valid header"), (150, "no valid header")])
+def test_a_byte_of_a_header_that_differs_is_damage(shard: Path, at: int, said: str) -> None:
+    whole = bytearray(shard.read_bytes())
+    whole[at] ^= 1
+    with pytest.raises(DamagedTar, match=f"{said} at byte 0"):
+        list(members(io.BytesIO(bytes(whole))))
+
+
+def test_a_size_below_nothing_ends_the_walk() -> None:
+    header = tarfile.TarInfo("a.jpg")
+    header.size = -512
+    with pytest.raises(DamagedTar, match="a size below 0 at byte 0"):
+        list(members(io.BytesIO(header.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)))
