@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import re
 import resource
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -15,14 +13,13 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
-import aiohttp
 from yarl import URL
 
-from stages.errors import UnitError
 from stages.fetch import robots, tdmrep
-from stages.fetch.addresses import BlockedAddressError, Guard
+from stages.fetch.addresses import Guard
 from stages.fetch.encoding import TooLargeError, decoded
 from stages.fetch.hosts import Host, HostDownError
+from stages.fetch.http import Connections, Response
 from stages.fetch.opt_out import heeded
 from stages.fetch.options import FetchOptions
 from stages.fetch.outcome import Fetched, FetchError
@@ -36,15 +33,10 @@ THROTTLING = frozenset([429, 503])
 SMALL_BODY = 1 << 20
 """A body beyond this size waits for one of `LARGE_BODIES` places, which bounds the memory of bodies."""
 LARGE_BODIES = 8
-HEADER_BYTES, HEADERS = 16_384, 128
-"""Of one response header, and how many of them."""
-KEPT_ALIVE_S = 5.0
-"""Seconds that an idle connection stays open: in a long tail of hosts most are never used again."""
 OPEN_FILES = 65_536
 """Wished for, where the machine's hard limit allows it: connections are files."""
 FOREIGN_SHARE = 4
 """A host that only redirects lead to belongs to another lane: of its limits, this fraction may be used here."""
-_READ = 1 << 16
 _T = TypeVar("_T")
 
 
@@ -59,34 +51,13 @@ class Fetcher:
         self._places = asyncio.Semaphore(options.concurrency)
         self._large = asyncio.Semaphore(LARGE_BODIES)
         _raise_file_limit()
-        self._session = self._open_session()
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=0,
-            resolver=GuardedResolver(self._guard, CachingResolver(self.options.nameservers)),
-            socket_factory=self._guard.socket,
-            keepalive_timeout=KEPT_ALIVE_S,
-            use_dns_cache=False,  # the resolver's own keeps to the TTLs
-        )
-        return aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None),
-            max_line_size=HEADER_BYTES,
-            max_field_size=HEADER_BYTES,
-            max_headers=HEADERS,
-            headers={
-                "User-Agent": self.options.user_agent,
-                "Accept": "image/*,*/*;q=0.5",
-                "Accept-Encoding": "identity",
-            },
-        )
+        headers = [("User-Agent", options.user_agent), ("Accept", "image/*,*/*;q=0.5"), ("Accept-Encoding", "identity")]
+        resolver = GuardedResolver(self._guard, CachingResolver(options.nameservers))
+        self._connections = Connections(resolver, self._guard, headers)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._session.close()
+        await self._connections.close()
 
     async def fetch(self, url: str) -> Fetched:
         """The bytes behind `url`, or why there are none.
@@ -225,9 +196,14 @@ class Fetcher:
         began = time.monotonic()
         request.sent, request.status = True, None
         try:
-            async with asyncio.timeout(request.seconds_left) as request.timer, self._respond(url) as response:
-                request.status = response.status
-                return await self._accept(response, url, host, request)
+            async with asyncio.timeout(min(self.options.first_byte_s, request.seconds_left)) as request.timer:
+                response = await self._connections.get(url)
+                try:
+                    request.timer.reschedule(began + request.seconds_left)
+                    request.status = response.status
+                    return await self._accept(response, url, host, request)
+                finally:
+                    self._connections.release(response)
         except TimeoutError:
             self._note_silence(host, request, "timeout")
             raise FetchError("timeout", request.status) from None
@@ -254,28 +230,14 @@ class Fetcher:
             host.allow(self.options.per_host, rate)
         return host
 
-    @asynccontextmanager
-    async def _respond(self, url: URL) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A response, its connection's failures told as `FetchError`s."""
-        try:
-            async with asyncio.timeout(self.options.first_byte_s):
-                response = await self._session.get(url, allow_redirects=False)
-            async with response:
-                yield response
-        except TimeoutError:
-            raise  # aiohttp's own is an OSError too; ours cuts the attempt
-        except (aiohttp.ClientError, OSError, ValueError, asyncio.IncompleteReadError) as error:
-            if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
-                raise UnitError("too many open files: raise the limit (ulimit -n), or lower concurrency") from error
-            raise FetchError(_reason(error)) from error
-
-    async def _accept(self, response: aiohttp.ClientResponse, url: URL, host: Host, request: _Attempt) -> bytes | URL:
+    async def _accept(self, response: Response, url: URL, host: Host, request: _Attempt) -> bytes | URL:
         status = response.status
-        if status in REDIRECTS and "Location" in response.headers:
+        location = response.header(b"location") if status in REDIRECTS else None
+        if location is not None:
             host.answered()
-            return redirected(url, response.headers["Location"])
+            return redirected(url, location)
         if not 200 <= status <= 299:
-            wait = _retry_after(response.headers.get("Retry-After"))
+            wait = _retry_after(response.header(b"retry-after"))
             if status in THROTTLING or (wait is not None and status >= 500):
                 host.throttled(status, wait)
             else:
@@ -289,12 +251,12 @@ class Fetcher:
         host.answered()
         return body
 
-    def _check_opt_out(self, response: aiohttp.ClientResponse, url: URL, request: _Attempt) -> None:
+    def _check_opt_out(self, response: Response, url: URL, request: _Attempt) -> None:
         options = self.options
         if not options.respect_opt_outs:
             return
-        tags = response.headers.getall("X-Robots-Tag", [])
-        reservations = response.headers.getall("TDM-Reservation", [])
+        tags = response.all(b"x-robots-tag")
+        reservations = response.all(b"tdm-reservation")
         refused = heeded(tags, reservations, options.agent, options.opt_out_directives)
         if refused is None and not reservations:
             refused = request.reservations.heeded(url.raw_path_qs)
@@ -302,41 +264,29 @@ class Fetcher:
             request.honoured = refused
             raise FetchError("opt_out", response.status)
 
-    async def _short_body(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _short_body(self, response: Response) -> bytes:
         """As much of a file about the host as counts."""
-        body = bytearray()
-        async for piece in response.content.iter_chunked(_READ):
-            body += piece
-            if len(body) >= robots.MAX_BYTES:
-                break
-        encoding = response.headers.get("Content-Encoding", "")
+        await response.load(robots.MAX_BYTES)
+        body = response.body[: robots.MAX_BYTES]
         try:
-            return decoded(bytes(body[: robots.MAX_BYTES]), encoding, robots.MAX_BYTES)
+            return decoded(body, response.header(b"content-encoding") or "", robots.MAX_BYTES)
         except TooLargeError as error:
             return error.beginning
 
-    async def _body(self, response: aiohttp.ClientResponse, request: _Attempt) -> bytes:
+    async def _body(self, response: Response, request: _Attempt) -> bytes:
         """The body, counted as it comes; a large one waits for a place."""
         limit = self.options.max_bytes
-        announced = response.content_length
-        if announced is not None and announced > limit:
+        announced = response.header(b"content-length")
+        if announced is not None and int(announced) > limit:
             raise FetchError("too_large", response.status)
-        body = bytearray()
-        pieces = response.content.iter_chunked(_READ)
-        async for piece in pieces:
-            body += piece
-            if len(body) > min(SMALL_BODY, limit):
-                break
-        if len(body) > SMALL_BODY and len(body) <= limit:
+        is_whole = await response.load(min(SMALL_BODY, limit))
+        if not is_whole and response.size <= limit:
             async with self._large_place(request):
-                async for piece in pieces:
-                    body += piece
-                    if len(body) > limit:
-                        break
-        if len(body) > limit:
+                is_whole = await response.load(limit)
+        if not is_whole:
             raise FetchError("too_large", response.status)
         try:
-            return decoded(bytes(body), response.headers.get("Content-Encoding", ""), limit)
+            return decoded(response.body, response.header(b"content-encoding") or "", limit)
         except TooLargeError:
             raise FetchError("too_large", response.status) from None
 
@@ -372,31 +322,6 @@ def _raise_file_limit() -> None:
     wished = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wished:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wished, hard))
-
-
-def _reason(error: BaseException) -> str:
-    """The reason behind an exception of the HTTP client."""
-    if _is_blocked(error):
-        return "blocked_address"
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError | aiohttp.ServerFingerprintMismatch):
-        return "tls"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "dns"
-    if isinstance(error, aiohttp.InvalidURL):
-        return "bad_url"
-    if isinstance(error, aiohttp.ClientResponseError | ValueError):
-        return "http_error"
-    return "connect"
-
-
-def _is_blocked(error: BaseException | None) -> bool:
-    """Whether the address guard spoke, however deep the client wrapped it."""
-    seen = 0
-    while error is not None and seen < 8:
-        if isinstance(error, BlockedAddressError) or isinstance(getattr(error, "os_error", None), BlockedAddressError):
-            return True
-        error, seen = error.__cause__ or error.__context__, seen + 1
-    return False
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -8,9 +8,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import aiodns
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from stages.fetch.addresses import BlockedAddressError, Guard
 
@@ -26,17 +26,34 @@ _NO_NAME = frozenset([aiodns.error.ARES_ENOTFOUND, aiodns.error.ARES_ENODATA])
 _WAIT, _TRIES = 3.0, 2
 
 
+Address = tuple[str, socket.AddressFamily]
+
+
+class Resolver(Protocol):
+    """What finds the addresses of names."""
+
+    async def resolve(self, host: str) -> list[Address]:
+        """Addresses of `host`.
+
+        Raises:
+            OSError: there are none, or nobody says.
+        """
+
+    async def close(self) -> None:
+        """Give up all questions."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
     """What became of a question."""
 
-    addresses: tuple[tuple[str, socket.AddressFamily], ...] = ()
+    addresses: tuple[Address, ...] = ()
     error: str = ""
     ttl: float
     """Seconds for which it holds."""
 
 
-class CachingResolver(AbstractResolver):
+class CachingResolver:
     """Asks the DNS, and keeps answers for their TTL, failures for some seconds; one question at a time a name."""
 
     def __init__(self, nameservers: Sequence[str] = ()) -> None:
@@ -44,53 +61,47 @@ class CachingResolver(AbstractResolver):
         self._dns = aiodns.DNSResolver(
             nameservers=list(nameservers) or None, timeout=_WAIT, tries=_TRIES, domains=[], loop=None
         )
-        self._answers: OrderedDict[tuple[str, int], tuple[float, Answer]] = OrderedDict()
-        self._asked: dict[tuple[str, int], asyncio.Task[Answer]] = {}
+        self._answers: OrderedDict[str, tuple[float, Answer]] = OrderedDict()
+        self._asked: dict[str, asyncio.Task[Answer]] = {}
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
+    async def resolve(self, host: str) -> list[Address]:
         """Addresses of `host`.
 
         Raises:
             OSError: there are none, or the DNS does not say.
         """
-        answer = self._known(host, family) or await self._ask_once(host, family)
+        answer = self._known(host) or await self._ask_once(host)
         if not answer.addresses:
             raise OSError(None, answer.error)
-        return [
-            ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=socket.AI_NUMERICHOST)
-            for address, kind in answer.addresses
-        ]
+        return list(answer.addresses)
 
-    def _known(self, host: str, family: int) -> Answer | None:
-        until, answer = self._answers.get((host, family), (0.0, None))
+    def _known(self, host: str) -> Answer | None:
+        until, answer = self._answers.get(host, (0.0, None))
         if answer is None or until <= time.monotonic():
             return None
-        self._answers.move_to_end((host, family))
+        self._answers.move_to_end(host)
         return answer
 
-    async def _ask_once(self, host: str, family: int) -> Answer:
+    async def _ask_once(self, host: str) -> Answer:
         """Everyone who asks meanwhile gets the same answer, and nobody's impatience ends it for the others."""
-        key = (host, family)
-        task = self._asked.get(key)
+        task = self._asked.get(host)
         if task is None:
-            task = self._asked[key] = asyncio.create_task(self._ask(host, family))
-            task.add_done_callback(lambda _: self._asked.pop(key, None))
+            task = self._asked[host] = asyncio.create_task(self._ask(host))
+            task.add_done_callback(lambda _: self._asked.pop(host, None))
         return await asyncio.shield(task)
 
-    async def _ask(self, host: str, family: int) -> Answer:
-        answer = await self._answer(host, family)
-        self._answers[host, family] = (time.monotonic() + answer.ttl, answer)
-        self._answers.move_to_end((host, family))
+    async def _ask(self, host: str) -> Answer:
+        answer = await self._answer(host)
+        self._answers[host] = (time.monotonic() + answer.ttl, answer)
+        self._answers.move_to_end(host)
         if len(self._answers) > MOST_NAMES:
             self._answers.popitem(last=False)
         return answer
 
-    async def _answer(self, host: str, family: int) -> Answer:
+    async def _answer(self, host: str) -> Answer:
         try:
             found = await self._dns.getaddrinfo(
-                host, family=socket.AddressFamily(family), type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+                host, family=socket.AF_UNSPEC, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
             )
         except aiodns.error.DNSError as error:
             code, message = (*error.args, "", "")[:2]
@@ -108,23 +119,21 @@ class CachingResolver(AbstractResolver):
         await self._dns.close()
 
 
-class GuardedResolver(AbstractResolver):
+class GuardedResolver:
     """Resolves names, and hides the addresses that may not be connected to."""
 
-    def __init__(self, guard: Guard, resolver: AbstractResolver) -> None:
+    def __init__(self, guard: Guard, resolver: Resolver) -> None:
         self._guard = guard
         self._resolver = resolver
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
+    async def resolve(self, host: str) -> list[Address]:
         """Addresses of `host` that may be connected to.
 
         Raises:
             OSError: the name cannot be resolved; `BlockedAddressError` when all of its addresses are blocked.
         """
-        found = await self._resolver.resolve(host, port, family)
-        public = [entry for entry in found if self._guard.allows(entry["host"])]
+        found = await self._resolver.resolve(host)
+        public = [(address, family) for address, family in found if self._guard.allows(address)]
         if found and not public:
             raise BlockedAddressError(f"{host} has no public address")
         return public

@@ -54,10 +54,15 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return certificate(folder, days=10, names=[x509.DNSName("localhost")])
 
 
+def trust(monkeypatch: pytest.MonkeyPatch, authorities: ssl.SSLContext) -> None:
+    """The client believes these, and no others."""
+    monkeypatch.setattr("stages.fetch.http.tls_context", lambda: authorities)
+
+
 @pytest.fixture
 def trusted(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client trusts what is signed by `good`, and nothing else."""
-    monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", ssl.create_default_context(cafile=str(good)))
+    trust(monkeypatch, ssl.create_default_context(cafile=str(good)))
 
 
 def reason(server: WebServer, host: str = "localhost") -> str | None:
@@ -81,7 +86,7 @@ def test_a_certificate_that_is_trusted_holds_for_its_names_alone(good: Path) -> 
 def test_a_certificate_that_has_expired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     expired = certificate(tmp_path, days=-1, names=names)
-    monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", ssl.create_default_context(cafile=str(expired)))
+    trust(monkeypatch, ssl.create_default_context(cafile=str(expired)))
     with serving(WebServer(pages={"/a": b"x"}, tls=context(expired))) as server:
         assert reason(server) == "tls"
 
