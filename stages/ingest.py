@@ -27,7 +27,7 @@ from stages.errors import UserError
 from stages.geo.facts import PLACE_KM
 from stages.images import REASONS as IMAGE_REASONS
 from stages.scenes import reader
-from stages.scenes.base import LISTING, Entry
+from stages.scenes.base import LISTING, Entry, Reader
 from stages.scenes.locations import repeats, shared_locations
 from stages.scenes.options import tile
 from stages.scenes.rows import ROWS, Row, RowMaker, Settings, table_of
@@ -102,7 +102,8 @@ class ListPhase(Phase):
     def work(self, unit: Unit, ws: Workspace, state: Any, prepared: pa.Table | None = None) -> Result:
         """Write the listing, and how many entries each of its row groups has."""
         source = self.sources[unit.spec["source"]]
-        entries = _entries(source, unit.spec["tar"])
+        made = reader(source)
+        entries = _entries(made, source, unit.spec["tar"])
         groups: list[dict[str, Any]] = []
 
         def tables() -> Iterator[pa.Table]:
@@ -115,12 +116,11 @@ class ListPhase(Phase):
                 yield LISTING.empty_table()
 
         ws.write_table("listing", tables(), kind="side")
-        return Result(meta={"source": source.name, "groups": groups})
+        return Result(meta={"source": source.name, "groups": groups, "notes": list(made.notes())})
 
 
-def _entries(source: Source, tar: int | None) -> Iterator[Entry]:
+def _entries(made: Reader, source: Source, tar: int | None) -> Iterator[Entry]:
     """The entries of a source, or of one of its tars."""
-    made = reader(source)
     if isinstance(made, WebdatasetReader) and tar is not None:
         return made.of_tar(source.files["data"][tar])
     return made.entries()
@@ -314,7 +314,7 @@ class IngestStage(Stage):
     """Registers images one already has, with their facts."""
 
     name = "ingest"
-    version = 2
+    version = 3
     config_class = IngestConfig
     reasons: ClassVar[frozenset[str]] = IMAGE_REASONS | {
         "bad_metadata",
@@ -354,12 +354,16 @@ class IngestStage(Stage):
             reader(source)
 
     def summary(self, records: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
-        """`views`: RGB views written, by source; `locations`: distinct ones."""
+        """`views`: RGB views written, by source; `locations`: distinct ones; `warnings`: what readers noted."""
         views: Counter[str] = Counter()
         for record in records[ReadPhase.name]:
             views[record.meta["source"]] += record.meta["views"]
         [related] = records[RelatePhase.name]
-        return {"views": dict(sorted(views.items())), "locations": related.meta["locations"]}
+        return {
+            "views": dict(sorted(views.items())),
+            "locations": related.meta["locations"],
+            "warnings": [note for record in records[ListPhase.name] for note in record.meta.get("notes", [])],
+        }
 
     def preview(self, ws: Workspace) -> tuple[int, int]:
         """(images and scenes of units that are committed, others); of many tars the latter is an estimate."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -108,6 +108,9 @@ class Reader(Protocol):
         Raises:
             UnitError: the source's own lists or tables cannot be read.
         """
+
+    def notes(self) -> Sequence[str]:
+        """Sentences about the whole source that its user should know."""
 
     def parts(self, entry: Entry) -> Mapping[str, tuple[int, int]]:
         """(offset, size) of what `scene` wants beside the image from the entry's file, by name."""

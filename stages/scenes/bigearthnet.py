@@ -158,6 +158,22 @@ class BigEarthNetReader:
     def _lists(self) -> dict[str, frozenset[str]]:
         return {kind: frozenset(self._names(self._files[kind])) for kind in ("test", "snow", "cloud")}
 
+    def notes(self) -> list[str]:
+        """What nothing is dropped for, since no list or column says which patches it holds for."""
+        if any(file.url.endswith(".parquet") for file in self._files["metadata"]):
+            return []
+        lists = {"official_test": "test", "snow": "snow", "cloud": "cloud"}
+        missing = [reason for reason, kind in lists.items() if not self._lists[kind]]
+        missing = [reason for reason in missing if reason not in self.options.keep]
+        if not missing:
+            return []
+        named = listing(LISTS[lists[reason]][0] for reason in missing)
+        are = "is" if len(missing) == 1 else "are"
+        return [
+            f"source {self.source.name!r}: nothing was dropped for {listing(missing)}, since {named} {are} not in its "
+            "folders; path: can name them"
+        ]
+
     def _names(self, files: list[SourceFile]) -> Iterator[str]:
         for file in files:
             try:
@@ -293,7 +309,7 @@ def _baseline_option(source: Source) -> int | None:
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """A record of any layout under one set of names, without what is empty."""
     made: dict[str, Any] = {
-        "labels": tables.texts(tables.pick(row, ("labels", "cls_label"))),
+        "labels": tables.texts(tables.pick(row, ("labels", "cls_label", "class_label"))),
         "official_split": tables.pick(row, ("split",)),
         "snow": _is_true(tables.pick(row, ("contains_seasonal_snow",))),
         "cloud": _is_true(tables.pick(row, ("contains_cloud_or_shadow",))),

@@ -31,6 +31,8 @@ from stages.storage import Store
 NAME = re.compile(r"(?P<location>.+_\d+)_(?P<image>\d+)_(?P<kind>rgb|msrgb)$")
 BORDER_KM = 25.0
 """A record whose country lies farther from the image than this contradicts itself."""
+MOST_DEGREES = 1.0
+"""Across a chip, which is some kilometres wide: a longer side is wrong, or goes round the Earth at the date line."""
 PLATFORMS = {
     "GEOEYE01": "GeoEye-1",
     "QUICKBIRD02": "QuickBird-2",
@@ -92,6 +94,9 @@ class FmowReader:
             note={"image": image is not None, "record": record is not None},
             version=" ".join(file.version for file in (image, record) if file),
         )
+
+    def notes(self) -> tuple[str, ...]:
+        return ()
 
     def parts(self, entry: Entry) -> Mapping[str, tuple[int, int]]:
         return {}
@@ -174,7 +179,7 @@ def _place(record: Mapping[str, Any], entry: Entry) -> Any:
     """Where the chip lies, from its polygon; pixel spacing is per pixel of the record's image.
 
     Raises:
-        BadScene: the polygon is missing, broken, empty or not on Earth.
+        BadScene: the polygon is missing, broken, empty, too large for a chip or not on Earth.
     """
     import shapely
 
@@ -185,7 +190,8 @@ def _place(record: Mapping[str, Any], entry: Entry) -> Any:
     if polygon is None or polygon.geom_type != "Polygon" or not polygon.is_valid or not polygon.area:
         raise BadScene("bad_metadata")
     west, south, east, north = polygon.bounds
-    if not (is_on_earth(south, west) and is_on_earth(north, east)):
+    is_chip = max(east - west, north - south) <= MOST_DEGREES
+    if not (is_chip and is_on_earth(south, west) and is_on_earth(north, east)):
         raise BadScene("bad_metadata")
     width, height = _size(record) or (1, 1)
     return place_of("EPSG:4326", (west, south, east, north), (height, width))

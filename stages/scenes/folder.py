@@ -75,6 +75,9 @@ class FolderReader:
                 note = _note(row, columns)
                 yield Entry(url=url, path=joined(self.base, url), size=size, version=version, note=note)
 
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
     def parts(self, entry: Entry) -> Mapping[str, tuple[int, int]]:
         return {}
 

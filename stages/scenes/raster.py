@@ -316,6 +316,7 @@ def place_of(crs: Any, bounds: tuple[float, float, float, float], shape: tuple[i
         "pixel_y_m": height_m / shape[0],
     }
     west, south, east, north = map(float, footprint)
+    east += 360 if east < west else 0  # across the date line
     return Place(facts, (west, south, east, north) if all(map(math.isfinite, footprint)) else None)
 
 

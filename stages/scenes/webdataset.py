@@ -105,6 +105,9 @@ class WebdatasetReader:
                     f"{file.url} is no whole, uncompressed tar ({error}); on_bad_file: drop takes what can be read"
                 ) from error
 
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
     def parts(self, entry: Entry) -> Mapping[str, tuple[int, int]]:
         return {role: (offset, size) for role, (offset, size) in entry.note["parts"].items()}
 

@@ -250,3 +250,44 @@ def test_the_real_patches(tmp_path: Path) -> None:
     assert tejo["labels"][-1] == "Transitional woodland, shrub"
     assert tejo["latitude"] == pytest.approx(39.364, abs=0.001)
     assert view(tmp_path, tejo).shape == (120, 120, 3)
+
+
+def test_lists_that_are_not_there_are_told(tmp_path: Path) -> None:
+    patch(tmp_path / "ben")
+    _, manifest = ingest(tmp_path, ben(tmp_path / "ben", keep=["snow"]))
+    [warning] = manifest.summary["warnings"]
+    assert warning == (
+        "source 'bigearthnet': nothing was dropped for official_test, cloud, since test.csv, "
+        "patches_with_cloud_and_shadow.csv are not in its folders; path: can name them"
+    )
+    for name in ("test.csv", "patches_with_cloud_and_shadow.csv"):
+        (tmp_path / "ben" / name).write_text("other\n")
+    _, manifest = ingest(tmp_path, ben(tmp_path / "ben", keep=["snow"]))
+    assert manifest.summary["warnings"] == []
+
+
+def test_the_csv_of_rs5ms_authors_in_its_ten_columns(tmp_path: Path) -> None:
+    """Running numbers, labels as Python writes a list, the projection as WKT with commas, and `lly` for the bottom."""
+    from rasterio.crs import CRS
+
+    folder = tmp_path / "BigEarthNet-S2-v1.0-rgb"
+    for number in (0, 258884):
+        picture(folder / f"ben_{number}.jpg", number, side=120)
+    left, bottom, right, top = BOUNDS
+    wkt = CRS.from_epsg(32633).to_wkt().replace('"', '""')
+    rows = [
+        f"{index},{number},\"['Pastures', 'Land principally occupied by agriculture, with significant areas of natural "
+        f'vegetation\']",0,{left},{top},{right},{bottom},x,"{wkt}",2018-02-25 11:35:19\n'
+        for index, number in enumerate((0, 258884))
+    ]
+    head = ",img_name,class_label,cloud,ulx,uly,lrx,lly,tile,projection,acquisition_time\n"
+    (folder / "BENs2_info.csv").write_text(head + "".join(rows))
+    table, manifest = ingest(tmp_path, ben(folder))
+    found = by_url(table)
+    assert set(reasons(table).values()) == {None}
+    row = found["ben_258884.jpg"]
+    assert row["labels"][0] == "Pastures"
+    assert row["labels"][1].startswith("Land principally occupied by agriculture, with")
+    assert (row["country"], row["utm_zone"], row["month"], row["season"]) == ("Germany", "33T", 2, "winter")
+    assert found["ben_0.jpg"]["labels"] == row["labels"]
+    assert "nothing was dropped for official_test, snow, cloud" in manifest.summary["warnings"][0]

@@ -85,6 +85,18 @@ def test_renderings_and_overlapping_chips_share_a_location(tmp_path: Path) -> No
         (fmow_record(raw_location=polygon(200.0, 10.0)), "bad_metadata"),
         (fmow_record(raw_location=polygon(10.0, 91.0)), "bad_metadata"),
         (fmow_record(raw_location="POLYGON ((0 0, 1 1, 0 1, 1 0, 0 0))"), "bad_metadata"),
+        (fmow_record(raw_location="POLYGON ((0 0, 0 1, 0 2, 0 0))"), "bad_metadata"),
+        (fmow_record(raw_location="POLYGON EMPTY"), "bad_metadata"),
+        (fmow_record(raw_location="POLYGON ((9 nan, 9.1 47, 9.1 47.1, 9 nan))"), "bad_metadata"),
+        (fmow_record(raw_location=7, country_code=None), "bad_metadata"),
+        (fmow_record(raw_location="POLYGON ((5 40, 9 40, 9 44, 5 44, 5 40))", country_code=None), "bad_metadata"),
+        (  # one chip of Fiji, which the date line makes as wide as the Earth
+            fmow_record(raw_location="POLYGON ((179.99 -17, -179.99 -17, -179.99 -16.99, 179.99 -16.99, 179.99 -17))")
+            | {"country_code": None},
+            "bad_metadata",
+        ),
+        (fmow_record(country_code=36), "bad_metadata"),
+        (fmow_record(category=None, bounding_boxes=[{"category": "", "box": [1, 2, 3, 4]}]), "bad_metadata"),
         (fmow_record(country_code="XYZ"), "bad_metadata"),
         (fmow_record(country_code="CHE"), "bad_metadata"),
         (fmow_record(timestamp="yesterday"), "bad_metadata"),

@@ -145,3 +145,21 @@ def test_a_scene_beyond_the_cap_can_still_be_cut(tmp_path: Path) -> None:
     assert reasons(ingest(tmp_path, scenes(tmp_path / "data"), **options)[0]) == {"a.tif": "too_many_pixels"}
     table, _ = ingest(tmp_path, scenes(tmp_path / "data", tile={"size": 64}), **options)
     assert set(reasons(table).values()) == {None}
+
+
+def test_scenes_across_the_date_line_are_where_they_are_and_touch_no_others(tmp_path: Path) -> None:
+    """Zone 60 south ends in Taveuni, at 180 degrees; the other scene lies as far south, in Mozambique."""
+    for name, crs, bounds in (
+        ("fiji", "EPSG:32760", (818_000, 8_140_000, 824_000, 8_146_000)),
+        ("same", "EPSG:32760", (818_100, 8_140_000, 824_100, 8_146_000)),
+        ("africa", "EPSG:32737", (200_000, 8_140_000, 206_000, 8_146_000)),
+    ):
+        geotiff(tmp_path / f"data/{name}.tif", bands(), crs=crs, bounds=bounds)
+    rows = by_url(ingest(tmp_path, scenes(tmp_path / "data"))[0])
+    assert {url: row["location"] for url, row in rows.items()} == {
+        "africa.tif": "scenes/africa.tif",
+        "fiji.tif": "scenes/fiji.tif",
+        "same.tif": "scenes/fiji.tif",
+    }
+    assert abs(abs(rows["fiji.tif"]["longitude"]) - 180) < 0.1
+    assert (rows["fiji.tif"]["country"], rows["africa.tif"]["country"]) == ("Fiji", "Mozambique")
