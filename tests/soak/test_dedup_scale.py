@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,31 @@ def test_two_million_rows_dealt_to_units_write_the_same_bytes_in_little_memory(t
         found.append(json.loads(done.stdout))
     assert found[0][1] == found[1][1]
     assert max(peak for _, _, peak in found) < 2.5e9
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(14_400)
+@pytest.mark.usefixtures("ray_cluster")
+def test_twenty_million_rows_dealt_on_ray_write_what_one_process_writes(tmp_path: Path) -> None:
+    from benchmarks.dedup import give_rows
+    from curation.execute import run_phase
+    from curation.finish import finish
+    from curation.progress import Display
+    from curation.workspace import StageRun
+    from stages.dedup import DedupConfig, DedupStage
+    from stages.storage import Store
+    from tests.harness import run_stage
+
+    give_rows(tmp_path, 20_000_000)
+    sources = ("a", "b", "c")
+    one = run_stage(DedupStage(DedupConfig(radius=3)), tmp_path, "download", sources=sources)
+    stage = DedupStage(DedupConfig(radius=3, partition_rows=6_000_000))
+    run = StageRun(
+        store=Store(str(tmp_path)), stage="dedup", fingerprint="dealt", input_stage="download", sources=sources
+    )
+    units = {phase.name: run_phase(run, phase, Display(StringIO())).units for phase in stage.phases()}
+    dealt = finish(run, stage, stage.phases(), {}, [], seconds=1, rows_done=0, device="test")
+    assert units["pairs"] > 4
+    assert dealt.summary == one.summary
+    assert dealt.counts == one.counts
+    assert [file.sha256 for file in dealt.outputs] == [file.sha256 for file in one.outputs]
