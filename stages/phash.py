@@ -110,11 +110,13 @@ def _sinc(x: float) -> float:
 
 def phash(grey: Grey) -> int | None:
     """The hash of a thumbnail as an unsigned 64-bit integer; None when the image is too flat to hash."""
-    if grey.std() < FLAT_DEVIATION:
+    levels = grey.astype(np.float64)
+    flat = levels.ravel()
+    if flat.size * (flat @ flat) - flat.sum() ** 2 < (FLAT_DEVIATION * flat.size) ** 2:  # whole numbers: exact
         return None
-    low = np.round(_dct() @ grey @ _dct().T, DIGITS).ravel()
-    middle = np.partition(low, (31, 32))
-    return int.from_bytes(np.packbits(low > (middle[31] + middle[32]) / 2).tobytes(), "big")
+    low = np.round(_dct() @ levels @ _dct().T, DIGITS).ravel()
+    # above the median of 64 is above the lower one of its middle two
+    return int.from_bytes(np.packbits(low > np.partition(low, 31)[31]).tobytes(), "big")
 
 
 def orientation_hashes(greys: Grey) -> NDArray[np.uint64]:

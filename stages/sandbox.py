@@ -5,29 +5,33 @@ many may be on their way at once. The child is under limits that the kernel enfo
 cap on its address space. When it dies, the body it was busy with is a `decoder_crash`; a new child takes the others.
 A child is kept when its sandbox closes, for the next one with the same settings in this process.
 
-On the wire, a request is an 8-byte length and the body. An answer is two 4-byte lengths, a verdict in JSON and the
-bytes that belong to it: the thumbnail, then the resized image if there is one. Run as a module, this file is the child.
+On the wire, a request is an 8-byte length and the body. An answer is a fixed record (`_ANSWER`), the thumbnail and the
+resized image if there is one. Both sides put as many of them into one system call as there are; so that the fetcher
+knows of which body a child died, the child counts those it begins in memory that both see. Run as a module, this file
+is the child.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import json
+import mmap
 import os
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import IO, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from stages.errors import UnitError
-from stages.images import Limits, Verdict, inspect
+from stages.images import FORMATS, REASONS, Limits, Verdict, inspect
 
 SECONDS = 10.0
 """Of a processor, for one body: how busy the machine is changes no verdict."""
@@ -36,8 +40,18 @@ MEMORY = 4 << 30
 BACKLOG = 64 << 20
 """Bytes that wait for the child before `room` asks for patience."""
 _LENGTH = struct.Struct(">Q")
-_LENGTHS = struct.Struct(">II")
+_ANSWER = struct.Struct(">BBiiQ32s?QHQ")
+"""Reason and format (1 + their place in `_REASONS` and `_FORMATS`, 0: none), width and height (-1: unknown), bytes,
+sha256, whether there is a hash, the hash, bytes of the thumbnail and of the resized image."""
+_REASONS = sorted(REASONS)
+_FORMATS = sorted(FORMATS.values())
+_READY = b"\1"
+"""What a child says first."""
 _BUFFER = 1 << 20
+_FLUSHED = 1 << 16
+"""Bytes of answers that a child keeps back at most."""
+_PIECES = 512
+"""Of one system call: below every system's limit."""
 
 Judged = tuple[Verdict, bytes]
 """A verdict, and the resized image (empty when nothing was resized)."""
@@ -52,17 +66,30 @@ class _Child:
 
     def __init__(self, settings: str) -> None:
         self.socket, theirs = socket.socketpair()
-        with theirs:
+        with theirs, tempfile.TemporaryFile() as file:
+            file.truncate(_LENGTH.size)
+            self._begun = mmap.mmap(file.fileno(), _LENGTH.size)
             self.process = subprocess.Popen(  # noqa: S603 (this interpreter, this module)
-                [sys.executable, "-m", "stages.sandbox", settings],
+                [sys.executable, "-m", "stages.sandbox", settings, str(file.fileno())],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                pass_fds=[file.fileno()],
                 env=_environment(),
             )
         self.socket.setblocking(False)
+        with contextlib.suppress(OSError):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         self.is_ready = False
         self.received = bytearray()
+        self.unsent: deque[bytes | memoryview] = deque()
+        self.answered = 0
+        """Bodies whose answers have come."""
+
+    @property
+    def begun(self) -> int:
+        """Bodies that it has begun to decode."""
+        return int(_LENGTH.unpack_from(self._begun)[0])
 
     def end(self) -> None:
         """Kill it, whatever it does."""
@@ -70,19 +97,37 @@ class _Child:
         self.process.wait()
         self.socket.close()
 
-    def answers(self) -> list[tuple[dict[str, Any], bytes]]:
+    def send(self) -> bool:
+        """Send as much as it takes now; whether that was all."""
+        while self.unsent:
+            pieces = [self.unsent[place] for place in range(min(len(self.unsent), _PIECES))]
+            try:
+                sent = self.socket.sendmsg(pieces)
+            except BlockingIOError:
+                return False
+            while sent:
+                piece = self.unsent.popleft()
+                if len(piece) > sent:
+                    self.unsent.appendleft(memoryview(piece)[sent:])
+                sent -= min(len(piece), sent)
+        return True
+
+    def answers(self) -> Iterator[Judged]:
         """Take the whole answers out of what was received."""
-        found = []
         data, at = self.received, 0
-        while len(data) - at >= _LENGTHS.size:
-            text, more = _LENGTHS.unpack_from(data, at)
-            middle = at + _LENGTHS.size + text
-            if len(data) < middle + more:
+        if not self.is_ready:
+            self.is_ready, at = True, len(_READY)
+        while len(data) - at >= _ANSWER.size:
+            record = _ANSWER.unpack_from(data, at)
+            start = at + _ANSWER.size
+            middle = start + record[-2]
+            end = middle + record[-1]
+            if len(data) < end:
                 break
-            found.append((json.loads(data[at + _LENGTHS.size : middle]), bytes(data[middle : middle + more])))
-            at = middle + more
+            yield _judged(record, bytes(data[start:middle])), bytes(data[middle:end])
+            self.answered += 1
+            at = end
         del data[:at]
-        return found
 
 
 def _environment() -> dict[str, str]:
@@ -110,7 +155,6 @@ class Sandbox:
         self._child: _Child | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[asyncio.Future[Judged | None]] = deque()
-        self._turn = asyncio.Lock()
         self._backlog = 0
         self._eased = asyncio.Event()
         self._eased.set()
@@ -143,17 +187,27 @@ class Sandbox:
     async def _ask(self, data: bytes) -> Judged | None:
         """The child's answer; None when it died of this body."""
         loop = asyncio.get_running_loop()
+        child = self._child or self._start(loop)
         answer: asyncio.Future[Judged | None] = loop.create_future()
-        await asyncio.shield(loop.create_task(self._send(data, answer)))  # half a request would garble the next ones
+        self._waiting.append(answer)
+        if not child.unsent:
+            loop.call_soon(self._send, child)  # together with what else comes in this round of the loop
+        child.unsent += _LENGTH.pack(len(data)), data
         return await answer
 
-    async def _send(self, data: bytes, answer: asyncio.Future[Judged | None]) -> None:
+    def _send(self, child: _Child) -> None:
+        """Send what waits; the rest when the child has read some."""
+        if child is not self._child:
+            return
         loop = asyncio.get_running_loop()
-        async with self._turn:
-            child = self._child or self._start(loop)
-            self._waiting.append(answer)
-            with contextlib.suppress(ConnectionError):  # it died: `_read` hears of it
-                await loop.sock_sendall(child.socket, _LENGTH.pack(len(data)) + data)
+        try:
+            is_sent = child.send()
+        except ConnectionError:  # it died: `_read` hears of it
+            is_sent = True
+        if is_sent:
+            loop.remove_writer(child.socket)
+        else:
+            loop.add_writer(child.socket, self._send, child)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> _Child:
         spare = _spare[self._settings]
@@ -173,13 +227,11 @@ class Sandbox:
             self._mourn(child)
             return
         child.received += piece
-        for entry, more in child.answers():
-            if child.is_ready:
-                _settle(self._waiting.popleft(), _judged(entry, more))
-            child.is_ready = True
+        for judged in child.answers():
+            _settle(self._waiting.popleft(), judged)
 
     def _mourn(self, child: _Child) -> None:
-        """The first body in line is the one it died of."""
+        """It died of the body it began last, or, when it had answered that, of the next in line."""
         self._detach(child)
         child.end()
         waiting, self._waiting = self._waiting, deque()
@@ -188,15 +240,15 @@ class Sandbox:
             for answer in waiting:
                 _settle(answer, error)
             return
-        if waiting:
-            _settle(waiting.popleft(), None)
-        for answer in waiting:
-            _settle(answer, _LostError())
+        fatal = max(child.begun - child.answered, 1)
+        for number, answer in enumerate(waiting, 1):
+            _settle(answer, None if number == fatal else _LostError())
 
     def _detach(self, child: _Child) -> None:
         self._child = None
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(child.socket)
+            self._loop.remove_writer(child.socket)
 
     def close(self) -> None:
         """Leave the child to the next sandbox, or end it if it is still busy."""
@@ -224,28 +276,74 @@ def _crashed(data: bytes) -> Verdict:
     return Verdict(reason="decoder_crash", bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def _judged(entry: dict[str, Any], more: bytes) -> Judged:
-    size = entry.pop("thumbnail")
-    return Verdict(**entry, thumbnail=more[:size] or None), more[size:]
+def _judged(record: tuple[Any, ...], thumbnail: bytes) -> Verdict:
+    reason, kind, width, height, size, digest, has_hash, phash, _, _ = record
+    return Verdict(
+        reason=_REASONS[reason - 1] if reason else None,
+        bytes=size,
+        sha256=digest.hex(),
+        format=_FORMATS[kind - 1] if kind else None,
+        width=width if width >= 0 else None,
+        height=height if height >= 0 else None,
+        phash=phash if has_hash else None,
+        thumbnail=thumbnail or None,
+    )
 
 
-def _serve(requests: IO[bytes], answers: IO[bytes], judge: Callable[[bytes], Judged], seconds: float) -> None:
+def _record(verdict: Verdict, resized: bytes) -> bytes:
+    thumbnail = verdict.thumbnail or b""
+    return (
+        _ANSWER.pack(
+            _REASONS.index(verdict.reason) + 1 if verdict.reason else 0,
+            _FORMATS.index(verdict.format) + 1 if verdict.format else 0,
+            -1 if verdict.width is None else verdict.width,
+            -1 if verdict.height is None else verdict.height,
+            verdict.bytes,
+            bytes.fromhex(verdict.sha256),
+            verdict.phash is not None,
+            verdict.phash or 0,
+            len(thumbnail),
+            len(resized),
+        )
+        + thumbnail
+    )
+
+
+def _serve(channel: socket.socket, begun: mmap.mmap, judge: Callable[[bytes], Judged], seconds: float) -> None:
     """Answer until the requests end. The timer's signal ends the process, whatever it is doing."""
-    _answer(answers, {}, b"")
-    while header := requests.read(_LENGTH.size):
-        (size,) = _LENGTH.unpack(header)
-        body = requests.read(size)
+    channel.sendall(_READY)
+    answers = bytearray()
+    for number, body in enumerate(_bodies(channel, answers), 1):
+        _LENGTH.pack_into(begun, 0, number)
         signal.setitimer(signal.ITIMER_PROF, seconds)
         verdict, resized = judge(body)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        thumbnail = verdict.thumbnail or b""
-        _answer(answers, asdict(verdict) | {"thumbnail": len(thumbnail)}, thumbnail + resized)
+        answers += _record(verdict, resized)
+        answers += resized
 
 
-def _answer(answers: IO[bytes], entry: Mapping[str, Any], more: bytes) -> None:
-    text = json.dumps(entry).encode()
-    answers.write(_LENGTHS.pack(len(text), len(more)) + text + more)
-    answers.flush()
+def _bodies(channel: socket.socket, answers: bytearray) -> Iterator[bytes]:
+    """The bodies asked about. Before it waits for more, or when they are many, it sends the answers so far."""
+    received = bytearray()
+    while piece := channel.recv(_BUFFER):
+        received += piece
+        at = 0
+        while len(received) - at >= _LENGTH.size:
+            start = at + _LENGTH.size
+            end = start + _LENGTH.unpack_from(received, at)[0]
+            if len(received) < end:
+                break
+            yield bytes(memoryview(received)[start:end])
+            at = end
+            if len(answers) > _FLUSHED:
+                _flush(channel, answers)
+        del received[:at]
+        _flush(channel, answers)
+
+
+def _flush(channel: socket.socket, answers: bytearray) -> None:
+    channel.sendall(answers)
+    answers.clear()
 
 
 def _judge(settings: Mapping[str, Any]) -> Callable[[bytes], Judged]:
@@ -260,16 +358,17 @@ def _judge(settings: Mapping[str, Any]) -> Callable[[bytes], Judged]:
     return lambda body: resize(body, limits)
 
 
-def main(settings: Mapping[str, Any]) -> None:
-    """Answer requests that come through the socket on stdin until it closes."""
+def main(settings: Mapping[str, Any], shared: int) -> None:
+    """Answer requests that come through the socket on stdin until it closes; `shared` is the counter's file."""
     import resource
 
     judge = _judge(settings)
     resource.setrlimit(resource.RLIMIT_AS, (settings["memory"], settings["memory"]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with open(0, "rb", _BUFFER) as requests, open(0, "wb", _BUFFER, closefd=False) as answers:
-        _serve(requests, answers, judge, settings["seconds"])
+    gc.set_threshold(10_000, 50, 100)  # decoders leave next to no cycles
+    with socket.socket(fileno=0) as channel, mmap.mmap(shared, _LENGTH.size) as begun:
+        _serve(channel, begun, judge, settings["seconds"])
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(json.loads(sys.argv[1]), int(sys.argv[2]))
