@@ -322,7 +322,7 @@ def _images(args: argparse.Namespace) -> list[bytes]:
 
 
 def tolerance(args: argparse.Namespace) -> None:
-    """Print how far our pixels are from torchvision's: of the centre view, and of crops that are mirrored and turned."""
+    """Print how far our pixels are from torchvision's: of the centre view, and of turned and mirrored crops."""
     from PIL import Image
     from torchvision.transforms import CenterCrop, Compose, Resize
 

@@ -136,6 +136,8 @@ def _published(urls: Sequence[str], storage: Storage) -> dict[str, Any]:
     for url in urls:
         folder, _, name = url.rpartition("/")
         home, _, split = folder.rpartition("/")
+        if "://" in folder and "://" not in home:
+            continue  # the tars lie in the bucket itself, and nothing is above it
         homes.setdefault(home, {})[f"{split}/{name}"] = url
     for home, names in homes.items():
         for tar, table in _parts(f"{home}/{PUBLISHED}", storage):

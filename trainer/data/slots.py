@@ -55,7 +55,7 @@ class Slots:
         return np.asarray(self.memory[slot, :count].numpy(), dtype=np.uint8)
 
     def tensor(self, slot: int, count: int) -> Any:
-        """uint8 tensor (count, 3, size, size), channels last in memory; with it and its views gone, the slot is free."""
+        """uint8 tensor (count, 3, size, size), channels last; once it and its views are gone, the slot is free."""
         import torch
 
         held = self.pixels(slot, count)

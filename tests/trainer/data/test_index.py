@@ -121,6 +121,11 @@ def test_remote_tars_are_read_by_ranges(tmp_path: Path, cache: Path, s3: S3) -> 
     assert ours.digest == open_index(str(root / "shards/train/*.tar"), cache=cache).digest
     s3fs.S3FileSystem(**s3.options).put(str(root / "shards/train"), s3.url("bare"), recursive=True)
     assert texts(open_index(s3.url("bare/*.tar"), storage=s3.options, cache=cache)) == texts(ours)
+    store = s3fs.S3FileSystem(**s3.options)
+    store.mkdir("nothing-above")
+    for path in (root / "shards/train").glob("*.tar"):
+        store.put(str(path), f"nothing-above/{path.name}")
+    assert texts(open_index("s3://nothing-above/*.tar", storage=s3.options, cache=cache)) == texts(ours)
     assert ours.files.read([(0, 10**6, 10**6 + 5)])[0].__class__ is not bytes
 
 
