@@ -52,7 +52,7 @@ def collect(root: Finished) -> dict[str, Any] | None:
     return {
         "rates": rates,
         "warnings": _warnings(rates, float(kept.mean())),
-        "grid": grid(*pair) if pair else None,
+        "grid": grid(*pair) | {"chosen": chosen(root.manifests["outliers"].config.get("keep", {}))} if pair else None,
         "joint": _joint(*pair) if pair else None,
     }
 
@@ -135,6 +135,17 @@ def grid(vlm: NDArray[np.float64], detector: NDArray[np.float64]) -> dict[str, A
     np.add.at(table, tuple(cells), 1)
     kept = table[:size, :size].cumsum(axis=0).cumsum(axis=1)
     return {"fractions": list(FRACTIONS), "rows": rows, "kept": kept.tolist()}
+
+
+def chosen(keep: Mapping[str, Any]) -> list[int] | None:
+    """The cell of the grid that the recipe's cuts chose; None where they are no two fractions of it."""
+    fractions = [keep.get(name) for name in ("vlm", "detector")]
+    others = (
+        keep.get("similarity") is not None or keep.get("per", "all") != "all" or keep.get("combine", "and") != "and"
+    )
+    if others or not all(fraction in FRACTIONS for fraction in fractions):
+        return None
+    return [FRACTIONS.index(fraction) for fraction in fractions]
 
 
 def _ranks(scores: NDArray[np.float64]) -> NDArray[np.int64]:

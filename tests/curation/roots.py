@@ -39,6 +39,7 @@ OUTCOMES: tuple[tuple[str, str | None], ...] = (
     ("outliers", "low_detector_score"),
 )
 """What becomes of sample n modulo their number: the stage that settles it, and why."""
+KEEP = {"vlm": 0.9, "detector": 0.8}
 THRESHOLDS = {"vlm": {"keep": 0.9, "threshold": 0.15}, "detector": {"keep": 0.8, "threshold": 0.5}}
 TABLES = ("keywords", "download", "dedup", "outliers")
 ADDS = {
@@ -189,6 +190,7 @@ def _stage(root: Path, stage: str, rows: list[dict[str, Any]], before: Manifest 
     made = give_input(root, stage, [table.slice(0, half), table.slice(half)])
     counts = {source: dict(entry) for source, entry in made.counts.items()}
     summary: dict[str, Any] = {}
+    config: dict[str, Any] = {"keep": KEEP} if stage == "outliers" else {}
     if stage == "keywords":
         for source, dropped in BEFORE.items():
             entry = counts.setdefault(source, {"in": 0, "kept": 0, "dropped": {}})
@@ -200,6 +202,7 @@ def _stage(root: Path, stage: str, rows: list[dict[str, Any]], before: Manifest 
     if stage == "outliers":
         summary = {"thresholds": THRESHOLDS}
     inputs = ({"stage": before.stage, "output_digest": before.output_digest},) if before else ()
-    made = replace(made, counts=counts, summary=summary, inputs=inputs, seconds=2.5, rows_per_second=float(len(rows)))
+    made = replace(made, counts=counts, summary=summary, config=config, inputs=inputs)
+    made = replace(made, seconds=2.5, rows_per_second=float(len(rows)))
     manifest.save(Store(str(root)), made)
     return made

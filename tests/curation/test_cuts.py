@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from curation import finished
-from curation.report import cuts, facts, figures
-from tests.curation.roots import make_root
+from curation.report import build, cuts, facts, figures
+from tests.curation.roots import KEEP, make_root
 
 
 def test_the_grid_counts_what_both_fractions_keep() -> None:
@@ -24,6 +28,31 @@ def test_the_grid_counts_what_both_fractions_keep() -> None:
             }
             assert found["kept"][i][j] == len(best["v"] & best["d"])
     assert found["kept"][-1][-1] == 137
+
+
+def test_the_recipes_choice_is_marked_in_the_grid(tmp_path: Path) -> None:
+    build(make_root(tmp_path, samples=90, to="outliers"))
+    grid = json.loads((tmp_path / "report/report.json").read_text())["selection"]["grid"]
+    assert [grid["fractions"][at] for at in grid["chosen"]] == [KEEP["vlm"], KEEP["detector"]]
+    shown = (tmp_path / "report/index.html").read_text()
+    marked = re.findall(r'<td class="chosen">([0-9,]+)</td>', shown)
+    assert marked == [str(grid["kept"][grid["chosen"][0]][grid["chosen"][1]])]
+    assert "the recipe's choice is marked" in shown.replace("&#39;", "'")
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        {"vlm": 0.9, "detector": 0.77},
+        {"vlm": 0.9, "detector": {"top": 10}},
+        {"vlm": 0.9, "detector": None},
+        {"vlm": 0.9, "detector": 0.8, "similarity": 0.5},
+        {"vlm": 0.9, "detector": 0.8, "per": "source"},
+        {"vlm": 0.9, "detector": 0.8, "combine": "or"},
+    ],
+)
+def test_other_choices_are_in_no_grid(keep: dict[str, Any]) -> None:
+    assert cuts.chosen(keep) is None
 
 
 def test_rates_are_those_of_the_table(tmp_path: Path) -> None:
