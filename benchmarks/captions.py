@@ -147,7 +147,7 @@ def _one_at_a_time(captioner: Captioner, args: argparse.Namespace) -> Callable[[
 
     @torch.inference_mode()
     def single(inputs: Inputs) -> Any:
-        pixels = torch.from_numpy(inputs["pixel_values"][None]).to(args.device, vision.dtype_of(args.precision))
+        pixels = torch.from_numpy(inputs["pixel_values"]).to(args.device, vision.dtype_of(args.precision))
         found = model.generate(pixel_values=pixels, do_sample=True, top_k=50, top_p=0.95, max_new_tokens=args.tokens)
         return tokenizer.batch_decode(found, skip_special_tokens=True)
 

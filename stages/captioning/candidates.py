@@ -158,13 +158,23 @@ def with_seed(options: Options, ws: Workspace) -> Options:
 
 
 def write_batches(write: Write, batch_size: int, inputs: Sequence[Inputs], ids: Sequence[str]) -> list[list[str]]:
-    """Candidates of any number of images by batches of one shape: the last is filled up, and cut again."""
-    found: list[list[str]] = []
-    for start in range(0, len(inputs), batch_size):
-        batch, names = list(inputs[start : start + batch_size]), list(ids[start : start + batch_size])
-        missing = batch_size - len(batch)
-        found += write(batch + [batch[0]] * missing, names + [names[0]] * missing)[: len(batch)]
-    return found
+    """Candidates of any number of images, by batches of one shape: the last of a shape is filled up, and cut again."""
+    found: dict[int, list[str]] = {}
+    for members in _of_one_shape(inputs):
+        for start in range(0, len(members), batch_size):
+            batch = members[start : start + batch_size]
+            filled = batch + batch[:1] * (batch_size - len(batch))
+            texts = write([inputs[n] for n in filled], [ids[n] for n in filled])
+            found |= zip(batch, texts, strict=False)
+    return [found[number] for number in range(len(inputs))]
+
+
+def _of_one_shape(inputs: Sequence[Inputs]) -> list[list[int]]:
+    """Places of the inputs that can be one batch, in their order; many models have but one shape."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for number, each in enumerate(inputs):
+        groups.setdefault(tuple((name, value.shape) for name, value in each.items()), []).append(number)
+    return list(groups.values())
 
 
 def _processed(data: bytes, process: Callable[[Any], Inputs]) -> bytes | None:

@@ -20,7 +20,8 @@ from stages.errors import UnitError, UserError
 from stages.models import FILES, ModelRef
 
 Inputs = Mapping[str, NDArray[Any]]
-"""What the model's own processor makes of one image (and the prompt), without the batch's axis."""
+"""What the model's own processor makes of one image (and the prompt): arrays whose first axis is the batch's, or that of
+pieces, where the model takes those of all images one after another."""
 Write = Callable[[Sequence[Inputs], Sequence[str]], list[list[str]]]
 """Candidates of a batch: the images' inputs and identities (what their noise belongs to)."""
 
@@ -88,7 +89,7 @@ class Captioner:
             raise UnitError(
                 f"{self.ref.where}: the processor of {self.ref.model!r} cannot be used ({error})"
             ) from error
-        return lambda image: {name: np.asarray(value)[0] for name, value in process(image).items()}
+        return lambda image: {name: np.asarray(value) for name, value in process(image).items()}
 
     def load(self, options: Options) -> Write:
         """The model on its device, ready to write for batches of one size.
@@ -106,7 +107,7 @@ class Captioner:
 
         @torch.inference_mode()
         def write(inputs: Sequence[Inputs], identities: Sequence[str]) -> list[list[str]]:
-            tensors = _batch(inputs, device, vision.dtype_of(precision), self.ref)
+            tensors = _batch(inputs, device, vision.dtype_of(precision))
             draws = [uniforms(options.seed, name, options.candidates, options.max_tokens) for name in identities]
             try:
                 rows = _generate(model, tensors, np.concatenate(draws), device, options)
@@ -115,11 +116,21 @@ class Captioner:
                     f"{self.ref.where}: {len(inputs)} images with {options.candidates} candidates each do not fit the "
                     f"memory of the device; lower stages.captions.batch_size"
                 ) from error
+            except (ValueError, TypeError, IndexError, StopIteration) as error:
+                raise UnitError(self._unwritten(options, error)) from error
             texts = tokenizer.batch_decode([until(row, stops) for row in rows], skip_special_tokens=True)
             clean = [" ".join(text.split()) for text in texts]
             return [clean[n : n + options.candidates] for n in range(0, len(clean), options.candidates)]
 
         return write
+
+    def _unwritten(self, options: Options, error: Exception) -> str:
+        """Why the model does not write."""
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        sentence = f"{self.ref.where}: the model {self.ref.model!r} cannot write ({reason})"
+        if options.prompt is not None:
+            return sentence
+        return f"{sentence}; models that are spoken to need stages.captions.prompt, with their mark for the image in it"
 
     def open(self, device: str, precision: str) -> tuple[Any, Any]:
         """(the model in evaluation mode, its adapter merged; the tokenizer).
@@ -163,19 +174,13 @@ def _with_prompt(ref: ModelRef, prompt: str) -> Callable[[Any], Any]:
     return lambda image: process(images=image, text=prompt, return_tensors="np")
 
 
-def _batch(inputs: Sequence[Inputs], device: str, dtype: Any, ref: ModelRef) -> dict[str, Any]:
+def _batch(inputs: Sequence[Inputs], device: str, dtype: Any) -> dict[str, Any]:
     """Tensors of the whole batch; what is a number of pixels in the model's precision."""
     import torch
 
     tensors = {}
     for name in inputs[0]:
-        values = [each[name] for each in inputs]
-        if any(value.shape != values[0].shape for value in values):
-            raise UnitError(
-                f"{ref.where}: the model {ref.model!r} gives images inputs of different shapes ({name}), which "
-                "batches of one shape cannot hold; accepted: models of one input size"
-            )
-        tensor = torch.from_numpy(np.stack(values)).to(device)
+        tensor = torch.from_numpy(np.concatenate([each[name] for each in inputs])).to(device)
         tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
     return tensors
 

@@ -21,7 +21,17 @@ from stages.captions import CaptionsConfig, CaptionsStage
 from stages.errors import UserError
 from stages.shards import ShardsConfig, ShardsStage
 from tests.harness import run_stage
-from tests.stages.captioning_world import BROKEN, RECORD, config, give, picture, run, texts
+from tests.stages.captioning_world import (
+    BROKEN,
+    RECORD,
+    config,
+    give,
+    make_llava,
+    make_qwen2_vl,
+    picture,
+    run,
+    texts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +153,7 @@ def test_the_image_is_encoded_once(models: Path) -> None:
     seen: list[int] = []
     model.vision_model.register_forward_hook(lambda module, inputs, kwargs, out: seen.append(1), with_kwargs=True)
     inputs = captioner.processor(None)(Image.open(io.BytesIO(picture(1))))
-    tensors = generator._batch([inputs], "cpu", model.dtype, captioner.ref)
+    tensors = generator._batch([inputs], "cpu", model.dtype)
     draws = np.random.default_rng(0).random((20, 8))
     rows = generator._generate(model, tensors, draws, "cpu", generator.Options(max_tokens=8))
     assert seen == [1]
@@ -331,6 +341,30 @@ def test_any_image_to_text_model_works_by_naming_it(make: Callable[[Path], Path]
         assert len(set(texts(row))) == 3
         assert all(set(text.split()) <= set(" ".join(TEXTS).split()) for text in texts(row))
         assert texts(again[key])[:3] == texts(row)
+
+
+QWEN = "<|vision_start|><|image_pad|><|vision_end|> an aerial view of"
+
+
+@pytest.mark.parametrize(("make", "prompt"), [(make_llava, "<image> an aerial view of"), (make_qwen2_vl, QWEN)])
+def test_models_that_are_spoken_to_and_see_images_of_any_shape(
+    make: Callable[[Path], Path], prompt: str, tmp_path: Path
+) -> None:
+    """Of Qwen2-VL, images of other sizes are of other numbers of pieces, and no batch holds two of them."""
+    folder = make(tmp_path / "model")
+    bodies = [picture(seed) for seed in (0, 45, 1, 46, 2)]
+    settings = config(tmp_path, model=str(folder), rank=None, rerank=None, pick="top", candidates=3, batch_size=2)
+    give(tmp_path, bodies)
+    found, _ = run(tmp_path, replace(settings, prompt=prompt))
+    assert all(len(set(texts(row))) == 3 for row in found.values())
+    assert len({text for row in found.values() for text in texts(row)}) == 15, "each image has captions of its own"
+    give(tmp_path / "one", bodies[3:4])
+    [alone] = run(tmp_path / "one", replace(settings, prompt=prompt))[0].values()
+    assert texts(alone) == texts(found[alone["key"]])
+    with pytest.raises(
+        RuntimeError, match=r"cannot write \(.*\); models that are spoken to need stages\.captions\.prompt"
+    ):
+        run(tmp_path, settings)
 
 
 def test_a_prompt_is_asked_and_left_out_of_the_answer(models: Path, tmp_path: Path) -> None:
