@@ -20,8 +20,8 @@ from stages.errors import UnitError, UserError
 from stages.models import FILES, ModelRef
 
 Inputs = Mapping[str, NDArray[Any]]
-"""What the model's own processor makes of one image (and the prompt): arrays whose first axis is the batch's, or that of
-pieces, where the model takes those of all images one after another."""
+"""What the model's own processor makes of one image (and the prompt): arrays whose first axis is the batch's, or that
+of pieces, where the model takes those of all images one after another."""
 Write = Callable[[Sequence[Inputs], Sequence[str]], list[list[str]]]
 """Candidates of a batch: the images' inputs and identities (what their noise belongs to)."""
 
