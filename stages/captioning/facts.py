@@ -1,7 +1,7 @@
 """What a record says about its image, in words that templates can use. What is not known has no slot.
 
-Nothing here describes more than the image itself: cloud cover, view angles and the like belong to a whole acquisition
-and are left out. Seasons are the record's, which knows the hemisphere.
+Cloud cover, view angles and the like belong to a whole acquisition, not to the image: they have one slot, which says
+so, and no template uses it unless the recipe names a set that does. Seasons are the record's, which knows the hemisphere.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ def slots(row: Mapping[str, Any]) -> dict[str, str]:
         **_times(row),
         **_sizes(row),
         "position": position(row),
+        "acquisition": _acquisition(row.get("acquisition") or {}),
     }
     given = {name: str(value) for name, value in found.items() if value}
     return given | {name.capitalize(): value[0].upper() + value[1:] for name, value in given.items()}
@@ -167,6 +168,18 @@ def _sizes(row: Mapping[str, Any]) -> dict[str, str | None]:
     if row.get("width") and row.get("height"):
         found["extent"] = f"{_length(row['width'] * across)} by {_length(row['height'] * down)}"
     return found
+
+
+def _acquisition(stated: Mapping[str, Any]) -> str | None:
+    """The sensor's whole pass in words, but for what turning the image would falsify (azimuths, scan direction)."""
+    clouds, angle, sun = (stated.get(name) for name in ("cloud_cover", "off_nadir", "sun_elevation"))
+    told = [
+        f"{clouds:.0f} % of cloud cover" if clouds is not None else None,
+        f"an off-nadir angle of {angle:.0f}°" if angle is not None else None,
+        f"the sun {sun:.0f}° high" if sun is not None and sun > 0 else None,
+    ]
+    known = [text for text in told if text]
+    return f"an acquisition with {listed(known)}" if known else None
 
 
 def _number(metres: float) -> str:

@@ -19,7 +19,7 @@ from stages.vision import shipped_or_path
 SLOTS = frozenset(
     [
         *("label", "a_label", "labels", "country", "place", "utm_zone", "platform", "season", "month", "year", "date"),
-        *("utc", "local", "local_date", "gsd", "spacing", "extent", "position"),
+        *("utc", "local", "local_date", "gsd", "spacing", "extent", "position", "acquisition"),
     ]
 )
 GENERIC = "generic"

@@ -40,6 +40,8 @@ PLATFORMS = {
     "WORLDVIEW03_VNIR": "WorldView-3",
 }
 LEVELS = {"rgb": "pan-sharpened", "msrgb": "multispectral"}
+RESOLUTIONS = {"rgb": "pan_resolution_dbl", "msrgb": "multi_resolution_dbl"}
+"""What a rendering's pixels resolve, for records that lack `gsd`."""
 _ACQUISITION = {
     "cloud_cover": "cloud_cover",
     "off_nadir": "off_nadir_angle_dbl",
@@ -110,7 +112,11 @@ class FmowReader:
         record = self._record(entry)
         name = NAME.match(own_names(entry)[2])
         place = _place(record, entry)
-        facts = place.facts | _stated(record) | {"labels": _labels(record), "objects": _objects(record)}
+        facts = (
+            place.facts
+            | _stated(record, name["kind"] if name else None)
+            | {"labels": _labels(record), "objects": _objects(record)}
+        )
         _check_country(record.get("country_code"), facts["latitude"], facts["longitude"])
         facts |= {"modality": "optical", "bands": ["red", "green", "blue"]}
         if name:
@@ -204,7 +210,7 @@ def _size(record: Mapping[str, Any]) -> tuple[int, int] | None:
     return None
 
 
-def _stated(record: Mapping[str, Any]) -> dict[str, Any]:
+def _stated(record: Mapping[str, Any], kind: str | None) -> dict[str, Any]:
     """Sensor, time, nominal GSD and facts of the acquisition.
 
     Raises:
@@ -216,7 +222,7 @@ def _stated(record: Mapping[str, Any]) -> dict[str, Any]:
         raise BadScene("bad_metadata")
     acquisition: dict[str, Any] = {name: tables.number(record.get(key)) for name, key in _ACQUISITION.items()}
     acquisition["scan_direction"] = str(record["scan_direction"]).lower() if record.get("scan_direction") else None
-    gsd = tables.number(record.get("gsd"))
+    gsd = tables.number(record.get("gsd")) or tables.number(record.get(RESOLUTIONS.get(kind or "", "")))
     return {
         "sensor": str(sensor) if sensor else None,
         "platform": PLATFORMS.get(str(sensor)),

@@ -147,6 +147,27 @@ def test_a_southern_january_is_summer_in_every_sentence() -> None:
     assert all("summer" in text and "winter" not in text for text in texts)
 
 
+def test_facts_of_the_whole_acquisition_are_left_out_unless_asked_for_and_named_as_such() -> None:
+    passed = {
+        "cloud_cover": 12.0,
+        "off_nadir": 21.9,
+        "sun_elevation": 46.2,
+        "target_azimuth": 31.2,
+        "scan_direction": "x",
+    }
+    found = slots(SCENE | {"acquisition": passed})
+    assert found["acquisition"] == (
+        "an acquisition with 12 % of cloud cover, an off-nadir angle of 22° and the sun 46° high"
+    )
+    templates = load_templates(["fmow", "bigearthnet", "acquisition"], WHERE)
+    by_default = [text for name, texts in templates.named.items() if name != "acquisition" for text in texts]
+    assert not any("acquisition" in template.needs for template in by_default)
+    assert not any("acquisition" in template.needs for texts in templates.facts.values() for template in texts)
+    assert all("acquisition" in template.needs for template in templates.named["acquisition"])
+    assert all(tokens.count(template.filled(found)) <= 77 for template in templates.named["acquisition"])
+    assert "acquisition" not in slots(SCENE | {"acquisition": {"scan_direction": "forward", "target_azimuth": 3.0}})
+
+
 def test_families_follow_the_source_unless_the_recipe_says_otherwise() -> None:
     assert family_of("fmow", {}) == "fmow"
     assert family_of("mine", {}) == "generic"

@@ -113,6 +113,19 @@ def test_records_that_cannot_be_true(tmp_path: Path, record: Any, reason: str | 
     assert manifest.counts["fmow"]["in"] == 1
 
 
+def test_each_rendering_has_the_gsd_of_its_own_pixels(tmp_path: Path) -> None:
+    sensed = {"pan_resolution_dbl": 0.5, "multi_resolution_dbl": 2.0}
+    for name, gsd in (("dam_3_1_rgb", 0.5), ("dam_3_1_msrgb", 2.0), ("dam_4_0_rgb", None), ("dam_4_0_msrgb", None)):
+        fmow_chip(tmp_path / "train", name, len(name), fmow_record(gsd=gsd, **sensed))
+    rows = by_url(ingest(tmp_path, fmow(tmp_path / "train"))[0])
+    assert {url.rpartition("/")[2]: row["gsd_m"] for url, row in rows.items()} == {
+        "dam_3_1_msrgb.jpg": 2.0,
+        "dam_3_1_rgb.jpg": 0.5,
+        "dam_4_0_msrgb.jpg": 2.0,
+        "dam_4_0_rgb.jpg": 0.5,
+    }
+
+
 def test_a_record_without_its_image_is_counted(tmp_path: Path) -> None:
     fmow_chip(tmp_path / "train", "dam_3_1_rgb", 1, fmow_record())
     (tmp_path / "train/dam/dam_3/dam_3_1_rgb.jpg").unlink()
