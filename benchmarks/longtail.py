@@ -35,8 +35,8 @@ from PIL import Image
 
 MEDIAN_S, SIGMA, MOST_S = 0.3, 1.0, 4.0
 """Of hosts' latencies, and of their log; and the slowest host's."""
-JITTER = 0.3
-"""Of the log of one answer's latency over its host's."""
+JITTER, LONGEST_S = 0.3, 7.0
+"""Of the log of one answer's latency over its host's; and the slowest answer's."""
 DEAD, TARPITS = 0.15, 0.02
 PORT, NO_PORT = 18090, 18091
 LANES, CONCURRENCY = 4, 128
@@ -84,7 +84,7 @@ class Web:
     def wait(self, number: int) -> float:
         """Seconds before the answer to one URL begins."""
         jitter = np.random.default_rng([self.seed, number]).lognormal(0, JITTER)
-        return float(self.latencies[number % self.hosts] * jitter)
+        return min(float(self.latencies[number % self.hosts] * jitter), LONGEST_S)
 
     def floor(self, timeout: float) -> float:
         """Seconds without a processor's time and with no idle place, a dead host costing one timeout."""

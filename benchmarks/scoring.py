@@ -187,8 +187,10 @@ class Ours:
         """Time from the first unit's decoding to the last unit's commit."""
         state = self.phase.setup(self._workspace(self.units[0]))
         with self._pool() as pool:
-            for unit, prepared in islice(self._prepared(pool), 1):
-                self.phase.work(unit, self._workspace(unit), state, prepared)
+            first = self.units[0]
+            for warm in [pool.submit(_prepare, self.run, self.phase, first) for _ in range(self.workers)]:
+                prepared = warm.result()
+            self.phase.work(first, self._workspace(first), state, prepared)
             clock = Clock()
             files: list[OutputFile] = []
             for unit, prepared in self._prepared(pool):
