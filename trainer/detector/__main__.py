@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MODEL = "model"
 """The folder under --out that timm loads."""
+ELSEWHERE = Path(__file__).with_name("elsewhere.yaml")
+"""Sources that packages hold, none of which the shipped config trains on."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         command("train", train, "train, calibrate, save to OUT/model and evaluate; goes on from OUT/checkpoint.pt"),
         command("leave-out", leave_out, "train without whole sources and judge on them"),
         command("evaluate", evaluate, "figures of OUT/model over the test pictures"),
+        command("elsewhere", judge_elsewhere, "figures of OUT/model over sources that no training saw"),
     ):
         made.add_argument("--data", type=Path, required=True, help="folder that the sources' folders lie in")
         made.add_argument("--out", type=Path, required=True, help="folder of results")
@@ -57,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--workers", type=int, help="processes that prepare batches; default: the cores left")
         if made.prog.endswith("leave-out"):
             made.add_argument("--design", choices=("rotation", "full", "curve"), default="rotation")
+        if made.prog.endswith("elsewhere"):
+            made.set_defaults(config=ELSEWHERE)
     card = command("card", write_card, "write OUT/README.md, the model card, from the JSON files there")
     card.add_argument("--out", type=Path, required=True)
     card.add_argument("--notes", type=Path, help="Markdown to put into the section on failures")
@@ -135,6 +140,21 @@ def _evaluate(pool: list[Any], out: Path, machine: Machine) -> None:
     _write(out / "metrics.json", found)
     draw_reliability(found["reliability"], out / "reliability.png")
     print(json.dumps(found["test"], indent=1))
+
+
+def judge_elsewhere(options: argparse.Namespace) -> None:
+    """Figures of the saved model over sources of their own, to OUT/elsewhere.json."""
+    from trainer.detector.evaluation import Detector
+    from trainer.detector.evaluation import elsewhere as figures
+    from trainer.detector.model import load as load_model
+
+    config, machine, pool = _opened(options)
+    if {picture.label for picture in pool} != {0, 1}:
+        raise UserError(f"--config {options.config}: sources of both classes, 'rs' and 'other', are wanted")
+    model, transform = load_model(options.out / MODEL, machine.device)
+    found = figures(Detector(model, transform, machine.device), pool)
+    _write(options.out / "elsewhere.json", {"config": config.plain()} | found)
+    print(json.dumps(found, indent=1))
 
 
 def leave_out(options: argparse.Namespace) -> None:

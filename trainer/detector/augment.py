@@ -17,20 +17,32 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 MODALITY = 0.3
 """Probability that a picture is turned into another modality."""
+FRAMED = 0.08
+"""Probability that a picture lies askew in a black or white frame, as scenes on their grid do."""
 
 
-def augment(pixels: Pixels, rng: np.random.Generator, size: int, harder: float = 0.0) -> Pixels:
+def augment(pixels: Pixels, rng: np.random.Generator, size: int, harder: float = 0.0, plain: float = 0.0) -> Pixels:
     """(height, width, 3) to (size, size, 3): crop, turn, rescale, modality, jitter, encode and resize.
 
-    `harder` is the probability of a further turn by any angle, and of grey whatever the modality.
+    `harder` is the probability of a further turn by any angle, and of grey whatever the modality; `plain` that of
+    hardly more than a crop, a turn by quarters, another size and another encoding.
     """
     from PIL import Image
 
-    image = _window(Image.fromarray(pixels), rng)
-    image = _turned(image, rng)
-    if harder and rng.random() < harder:
+    image = Image.fromarray(pixels)
+    image = _plainly(image, rng) if rng.random() < plain else _altered(image, rng, harder)
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _altered(image: Any, rng: np.random.Generator, harder: float) -> Any:
+    image = _turned(_window(image, rng), rng)
+    if rng.random() < FRAMED:
+        image = _framed(image, rng)
+    elif rng.random() < harder:
         image = rotated(image, float(rng.uniform(-45, 45)))
-    if harder and rng.random() < harder:
+    if rng.random() < harder:
         image = image.convert("L").convert("RGB")
     image = _rescaled(image, rng)
     if rng.random() < MODALITY:
@@ -38,9 +50,26 @@ def augment(pixels: Pixels, rng: np.random.Generator, size: int, harder: float =
     for step, chance in ((jitter, 0.8), (_blurred, 0.2), (_grainy, 0.15), (_lettered, 0.1), (_encoded, 0.75)):
         if rng.random() < chance:
             image = step(image, rng)
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image, dtype=np.uint8)
+    return image
+
+
+def _plainly(image: Any, rng: np.random.Generator) -> Any:
+    """Much as it was: most of the picture, quarter turns, grey at times, 64 to 224 px, at times encoded again."""
+    from PIL import Image
+
+    left, top, right, bottom = rng.uniform(0, 0.12, 4)
+    width, height = image.size
+    image = image.crop(
+        (int(left * width), int(top * height), width - int(right * width), height - int(bottom * height))
+    )
+    for way in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_90):
+        if rng.random() < 0.4:
+            image = image.transpose(way)
+    if rng.random() < 0.2:
+        image = image.convert("L").convert("RGB")
+    side = round(float(np.exp(rng.uniform(np.log(64), np.log(224)))))
+    image = image.resize((side, side), Image.Resampling.BICUBIC)
+    return _encoded(image, rng) if rng.random() < 0.5 else image
 
 
 def _array(image: Any) -> NDArray[np.float32]:
@@ -54,8 +83,8 @@ def _of(values: NDArray[Any]) -> Any:
 
 
 def _window(image: Any, rng: np.random.Generator) -> Any:
-    """A crop of a fifth of the area to all of it, in an aspect of 3 : 4 to 4 : 3; half of them nearly everything."""
-    share = rng.uniform(0.7, 1.0) if rng.random() < 0.5 else np.exp(rng.uniform(np.log(0.2), 0))
+    """A crop of a seventh of the area to all of it, in an aspect of 3 : 4 to 4 : 3; half of them nearly everything."""
+    share = rng.uniform(0.7, 1.0) if rng.random() < 0.5 else np.exp(rng.uniform(np.log(0.15), 0))
     aspect = np.exp(rng.uniform(-0.29, 0.29))
     longest = np.sqrt(share * image.width * image.height)
     width, height = (
@@ -89,6 +118,21 @@ def rotated(image: Any, angle: float) -> Any:
     image = image.rotate(angle, Image.Resampling.BICUBIC)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
+
+
+def _framed(image: Any, rng: np.random.Generator) -> Any:
+    """Turned by any angle and shifted, what lies beyond its borders filled with one tone."""
+    from PIL import Image
+
+    tone = (0, 0, 0) if rng.random() < 0.75 else (255, 255, 255)
+    shift = tuple(float(rng.uniform(-0.15, 0.15)) * side for side in image.size)
+    return image.rotate(
+        float(rng.uniform(-180, 180)),
+        Image.Resampling.BICUBIC,
+        expand=rng.random() < 0.4,
+        translate=shift,
+        fillcolor=tone,
+    )
 
 
 def _rescaled(image: Any, rng: np.random.Generator) -> Any:

@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.detector import positives
 from trainer.detector.augment import augment
 from trainer.detector.config import LABELS, Config
 from trainer.detector.images import SPLITS, Picture, read_sources, split_of
 from trainer.detector.negatives import KINDS, draw
 
 DRAWN = "drawn/"
-"""Prefix of the source names of drawn kinds."""
+"""Prefix of the source names of drawn negatives."""
+LAND = "land/"
+"""Prefix of the source names of drawn positives."""
 
 
 def read_pool(config: Config, data: Path) -> list[Picture]:
     """Every picture of the sources and of the drawn kinds, in a fixed order."""
-    return read_sources(config, data) + draw_negatives(config)
+    return read_sources(config, data) + draw_negatives(config) + draw_positives(config)
 
 
 def draw_negatives(config: Config) -> list[Picture]:
@@ -35,6 +38,23 @@ def draw_negatives(config: Config) -> list[Picture]:
             pixels=draw(kind, config.seed, number),
         )
         for kind in KINDS
+        for number in range(config.drawn.per_kind)
+    ]
+
+
+def draw_positives(config: Config) -> list[Picture]:
+    """`drawn.per_kind` pictures of every kind of land from above; all to train on: drawings are no proof of recall."""
+    if not config.drawn.positives:
+        return []
+    return [
+        Picture(
+            source=f"{LAND}{kind}",
+            label=LABELS.index("rs"),
+            split="train",
+            name=str(number),
+            pixels=positives.draw(kind, config.seed, number),
+        )
+        for kind in positives.KINDS
         for number in range(config.drawn.per_kind)
     ]
 
@@ -65,8 +85,9 @@ class Batches:
     def __getitem__(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         rng = np.random.default_rng([self.config.seed, number])
         indices = self._picks(rng)
-        size, harder = self.config.model.size, self.config.training.harder
-        return np.stack([augment(self.pictures[index].pixels, rng, size, harder) for index in indices]), indices
+        size, of = self.config.model.size, self.config.training
+        altered = [augment(self.pictures[index].pixels, rng, size, of.harder, of.plain) for index in indices]
+        return np.stack(altered), indices
 
     def _picks(self, rng: np.random.Generator) -> NDArray[np.int64]:
         half = self.config.training.batch // 2
@@ -99,15 +120,15 @@ def _chances(pictures: Sequence[Picture], config: Config) -> NDArray[np.float64]
     for picture in pictures:
         counts[picture.source] = counts.get(picture.source, 0) + 1
     weights = {
-        source: 1.0 if source.startswith(DRAWN) else count**config.training.balance for source, count in counts.items()
+        source: 1.0 if source.startswith((DRAWN, LAND)) else count**config.training.balance
+        for source, count in counts.items()
     }
     labels = {picture.source: picture.label for picture in pictures}
-    drawn = sum(weight for source, weight in weights.items() if source.startswith(DRAWN))
-    found = sum(w for source, w in weights.items() if labels[source] == 0 and not source.startswith(DRAWN))
-    share = config.drawn.share if found else 1.0
-    for source in weights:
-        if source.startswith(DRAWN):
-            weights[source] *= share / drawn
-        elif labels[source] == 0:
-            weights[source] *= (1 - share if drawn else 1.0) / found
+    for label, prefix, share in ((0, DRAWN, config.drawn.share), (1, LAND, config.drawn.positives)):
+        of_class = [source for source in weights if labels[source] == label]
+        drawn = [source for source in of_class if source.startswith(prefix)]
+        found = [source for source in of_class if not source.startswith(prefix)]
+        for group, part in ((drawn, share if found else 1.0), (found, 1 - share if drawn else 1.0)):
+            total = sum(weights[source] for source in group)
+            weights |= {source: weights[source] * part / total for source in group}
     return np.array([weights[picture.source] / counts[picture.source] for picture in pictures])

@@ -14,7 +14,7 @@ from trainer.errors import UserError
 WEAKEST = 8
 WEIGHTS = ("model/model.safetensors", "model.safetensors")
 SHIPPED = ("model/config.json", "model/model.safetensors", "training.json", "metrics.json")
-ALSO = ("leave_out.json", "curve.json", "reliability.png", "README.md")
+ALSO = ("leave_out.json", "curve.json", "elsewhere.json", "reliability.png", "README.md")
 
 
 def _read(path: Path, needed: bool) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def _read(path: Path, needed: bool) -> dict[str, Any]:
 
 
 def render(folder: Path, notes: str = "") -> str:
-    """The card's text, from `training.json` and `metrics.json`, and `leave_out.json` and `curve.json` if there.
+    """The card's text, from `training.json` and `metrics.json`, and the figures of other runs (`ALSO`) that are there.
 
     Raises:
         UserError: one of the first two is missing.
@@ -37,7 +37,7 @@ def render(folder: Path, notes: str = "") -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     training, measured = (_read(folder / name, True) for name in ("training.json", "metrics.json"))
-    left, curve = (_read(folder / name, False) for name in ("leave_out.json", "curve.json"))
+    left, curve, elsewhere = (_read(folder / name, False) for name in ALSO[:3])
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=False
     )
@@ -49,6 +49,7 @@ def render(folder: Path, notes: str = "") -> str:
         metrics=measured,
         leave_out=left,
         curve=curve,
+        elsewhere=elsewhere,
         labels=LABELS,
         weakest=weakest(measured, left),
         weights=_weights(folder),

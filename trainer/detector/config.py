@@ -26,6 +26,10 @@ class Source:
     """`images`: every image file is one; `sentinel2`: a folder of band TIFFs is one patch."""
     group: str = "file"
     """What must not cross the split: `file` (byte copies), or `folder` (all that lies in one folder)."""
+    files: str = "**/*"
+    """Which files under the folder, by a pattern of names."""
+    tile: int = 0
+    """Larger images are cut into squares of so many pixels, which share a side of the split; 0: images stay whole."""
     limit: int = 0
     """At most so many images, chosen by name's digest; 0: all."""
     origin: str = ""
@@ -45,12 +49,14 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """Hard negatives drawn by code."""
+    """Pictures drawn by code: hard negatives, and land seen from above."""
 
     per_kind: int = 150
     """Pictures of each kind, before the split."""
     share: float = 0.35
     """Of the negatives in a batch."""
+    positives: float = 0.0
+    """Share that drawn land seen from above has in the positives of a batch; 0: none is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +97,10 @@ class Training:
     """A source of n images gets a share of its class in proportion to n to this power."""
     harder: float = 0.0
     """Probability of further turns by any angle, and of grey beside the modalities'."""
+    plain: float = 0.0
+    """Probability that a picture is hardly altered."""
+    zoom: float = 1.0
+    """Least share of a prepared picture's side that a step's crop of a batch leaves."""
     early_share: float = 0.0
     """The first part of the steps, which see pictures of `early_size` px."""
     early_size: int = 96

@@ -12,7 +12,7 @@ import numpy as np
 
 from trainer.detector import metrics
 from trainer.detector.augment import encoded, rotated
-from trainer.detector.batches import DRAWN
+from trainer.detector.batches import DRAWN, LAND
 from trainer.detector.images import SPLITS, Picture, Pixels
 from trainer.detector.model import divide_logits, score, silence_dead_channels
 
@@ -48,8 +48,8 @@ def calibrate(detector: Detector, validation: Sequence[Picture]) -> float:
 
 
 def family(source: str) -> str:
-    """A source's name; all drawn kinds together."""
-    return "drawn" if source.startswith(DRAWN) else source
+    """A source's name; all drawn negatives together, and all drawn land."""
+    return next((prefix[:-1] for prefix in (DRAWN, LAND) if source.startswith(prefix)), source)
 
 
 def by_source(pictures: Sequence[Picture], scores: metrics.Scores) -> dict[str, dict[str, Any]]:
@@ -145,6 +145,12 @@ def evaluate(detector: Detector, pool: Sequence[Picture], most: int = 150) -> di
         "reliability": metrics.reliability(scores, labels),
         "robustness": robustness(detector, thinned(test, most)),
     }
+
+
+def elsewhere(detector: Detector, pool: Sequence[Picture]) -> dict[str, Any]:
+    """Figures over pictures that no training saw: of all together and by source."""
+    scores = detector.scores(picture.pixels for picture in pool)
+    return {"test": metrics.summary(scores, labels_of(pool)), "sources": by_source(pool, scores)}
 
 
 def draw_reliability(rows: Sequence[dict[str, float]], path: Path) -> None:

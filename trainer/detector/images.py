@@ -21,8 +21,18 @@ SHORTEST = 256
 """Images are kept in memory with a shorter side of at most so many pixels: twice the input."""
 FLAT = 3.0
 """An image whose grey values deviate less (standard deviation, of 255) shows nothing of either class."""
-COMPOSITES = (("B04", "B03", "B02"), ("B08", "B04", "B03"), ("B12", "B8A", "B04"), ("B08", "B08", "B08"))
-"""True colour, near infrared, short-wave infrared and a grey band of Sentinel-2."""
+COMPOSITES = (
+    ("B04", "B03", "B02"),
+    ("B08", "B04", "B03"),
+    ("B12", "B8A", "B04"),
+    ("B08", "B08", "B08"),
+    ("B03", "B02", "B04"),
+    ("B11", "B08", "B02"),
+    ("B08", "B11", "B04"),
+    ("B02", "B02", "B02"),
+    ("B12", "B12", "B12"),
+)
+"""True colour of Sentinel-2; near infrared, short-wave infrared, grey bands and other mixtures, stretched."""
 SPLITS = ("train", "validation", "test")
 
 
@@ -59,7 +69,7 @@ def _read_source(name: str, source: Source, data: Path, split: Split, seed: int)
     read = _read_patches if source.format == "sentinel2" else _read_files
     seen: set[str] = set()
     label = LABELS.index(source.label)
-    for path, group, pixels in read(folder, source.limit):
+    for path, group, pixels in _tiles(read(folder, source), source.tile):
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()
         if digest in seen or pixels.mean(2).std() < FLAT:
             continue
@@ -68,6 +78,19 @@ def _read_source(name: str, source: Source, data: Path, split: Split, seed: int)
             group = str(path.parent.relative_to(folder))
         part = "test" if source.use == "test" else split_of(group, split, seed)
         yield Picture(source=name, label=label, split=part, name=str(path.relative_to(folder)), pixels=pixels)
+
+
+def _tiles(found: Iterator[tuple[Path, str, Pixels]], side: int) -> Iterator[tuple[Path, str, Pixels]]:
+    """Images that are larger than `side` px both ways, cut into squares of it; all others as they are."""
+    for path, group, pixels in found:
+        height, width = pixels.shape[:2]
+        if not side or min(height, width) < 2 * side:
+            yield path, group, pixels
+            continue
+        for top in range(0, height - side + 1, side):
+            for left in range(0, width - side + 1, side):
+                at = path.with_name(f"{path.name}@{left},{top}")
+                yield at, group, pixels[top : top + side, left : left + side]
 
 
 def split_of(group: str, split: Split, seed: int) -> str:
@@ -79,9 +102,10 @@ def split_of(group: str, split: Split, seed: int) -> str:
     return "validation" if at < split.train + split.validation else "test"
 
 
-def _read_files(folder: Path, limit: int) -> Iterator[tuple[Path, str, Pixels]]:
+def _read_files(folder: Path, source: Source) -> Iterator[tuple[Path, str, Pixels]]:
     """(path, sha256 of the file, pixels) of each image file that decodes; byte copies come once."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    limit = source.limit
+    paths = sorted(path for path in folder.glob(source.files) if path.suffix.lower() in SUFFIXES)
     if limit:
         paths = sorted(sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())[:limit])
     seen: set[str] = set()
@@ -90,22 +114,23 @@ def _read_files(folder: Path, limit: int) -> Iterator[tuple[Path, str, Pixels]]:
         if digest in seen:
             continue
         seen.add(digest)
-        pixels = read_image(path)
+        pixels = read_image(path, whole=bool(source.tile))
         if pixels is not None:
             yield path, digest, pixels
 
 
-def read_image(path: Path) -> Pixels | None:
-    """An image as RGB, its shorter side `SHORTEST` at most; None when it does not decode."""
+def read_image(path: Path, whole: bool = False) -> Pixels | None:
+    """An image as RGB, its shorter side `SHORTEST` at most unless `whole`; None when it does not decode."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as opened:
-            opened.draft("RGB", (2 * SHORTEST, 2 * SHORTEST))
+            if not whole:
+                opened.draft("RGB", (2 * SHORTEST, 2 * SHORTEST))
             image = ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    return np.asarray(_reduced(image))
+    return np.asarray(image if whole else _reduced(image))
 
 
 def _reduced(image: Any) -> Any:
@@ -117,10 +142,10 @@ def _reduced(image: Any) -> Any:
     return image.resize([max(1, round(side * factor)) for side in image.size], Image.Resampling.LANCZOS)
 
 
-def _read_patches(folder: Path, limit: int) -> Iterator[tuple[Path, str, Pixels]]:
+def _read_patches(folder: Path, source: Source) -> Iterator[tuple[Path, str, Pixels]]:
     """The composites of each Sentinel-2 patch: a folder of TIFFs whose names end in the band's name."""
     patches = sorted({path.parent for path in folder.rglob("*_B04.tif")})
-    for patch in patches[: limit or None]:
+    for patch in patches[: source.limit or None]:
         bands = {path.stem.rsplit("_", 1)[-1]: path for path in patch.glob("*.tif")}
         for number, composite in enumerate(COMPOSITES):
             if all(band in bands for band in composite):

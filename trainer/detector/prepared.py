@@ -79,7 +79,8 @@ def prepare(
 def _digest(pool: Sequence[Picture], config: Config, device: str) -> str:
     """Of all that the arrays depend on but the pixels, for which source and name stand."""
     of = config.training
-    plain = [config.seed, config.model.size, of.batch, of.prepared, of.balance, of.harder, config.drawn.share]
+    plain = [config.seed, config.model.size, of.batch, of.prepared, of.balance, of.harder, of.plain, config.drawn.share]
+    plain.append(config.drawn.positives)
     named = hashlib.sha256(json.dumps([*plain, config.teacher.architecture, device]).encode())
     for picture in pool:
         named.update(f"{picture.source}\0{picture.name}\0{picture.label}\n".encode())

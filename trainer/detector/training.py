@@ -174,7 +174,8 @@ def _step(state: State, prepared: Prepared, config: Config, machine: Machine) ->
     rng = np.random.default_rng([config.seed, state.step, 1])
     rows = prepared.draw(rng, config.training.batch)
     inputs = turned(torch.from_numpy(prepared.images[rows]).to(machine.device), rng)
-    inputs = _shrunk(normalised(inputs), config.size_at(state.step)).contiguous(memory_format=torch.channels_last)
+    inputs = zoomed(normalised(inputs), rng, config.training.zoom)
+    inputs = _shrunk(inputs, config.size_at(state.step)).contiguous(memory_format=torch.channels_last)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, config)
     state.model.train()
@@ -210,12 +211,21 @@ def turned(images: Any, rng: np.random.Generator) -> Any:
     return images.flip(2) if rng.random() < 0.5 else images
 
 
+def zoomed(inputs: Any, rng: np.random.Generator, least: float) -> Any:
+    """A batch (n, 3, side, side) cut to one square window of at least so large a share of the side."""
+    whole = inputs.shape[-1]
+    side = round(whole * float(rng.uniform(least, 1.0)))
+    top, left = (int(rng.integers(0, whole - side + 1)) for _ in range(2))
+    return inputs[..., top : top + side, left : left + side]
+
+
 def _shrunk(inputs: Any, size: int) -> Any:
     from torch.nn.functional import interpolate
 
     if inputs.shape[-1] == size:
         return inputs
-    return interpolate(inputs, size=size, mode="bilinear", antialias=True, align_corners=False)
+    smaller = inputs.shape[-1] > size
+    return interpolate(inputs, size=size, mode="bilinear", antialias=smaller, align_corners=False)
 
 
 def follow(average: Any, model: Any, decay: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from trainer.detector.config import Config, load
 from trainer.detector.training import Machine
 
-TOY = {
+TOY: dict[str, Any] = {
     "seed": 3,
     "sources": {
         "fields": {"folder": "fields", "label": "rs"},

@@ -49,6 +49,23 @@ def test_harder_pictures_are_mostly_grey() -> None:
     assert greyish(1.0) > 32 > 16 > greyish(0.0)
 
 
+def test_a_plain_picture_stays_close_to_itself() -> None:
+    ramp = np.broadcast_to(np.linspace(0, 255, 80, dtype=np.uint8)[:, None, None], (80, 80, 3))
+    made = {plain: [augment(ramp, np.random.default_rng(n), 32, 0.3, plain) for n in range(60)] for plain in (0.0, 1.0)}
+    spread = {plain: np.std([picture.mean() for picture in pictures]) for plain, pictures in made.items()}
+    assert spread[1.0] < 10 < spread[0.0]
+
+
+def test_a_framed_picture_is_whole_in_the_middle_and_toned_at_the_corners() -> None:
+    grey = Image.new("RGB", (80, 80), (128, 128, 128))
+    for seed in range(20):
+        framed = np.asarray(module._framed(grey, np.random.default_rng(seed)))
+        middle, beyond = framed[len(framed) // 2, framed.shape[1] // 2], (framed == 0) | (framed == 255)
+        assert middle.tolist() == [128, 128, 128]
+        assert beyond.mean() < 0.8
+    assert beyond.any()
+
+
 def test_grey_and_radar_have_no_colour() -> None:
     for modality in (module.grey, module.speckle):
         out = modality(pixels(30, 30).astype(np.float32), np.random.default_rng(0))

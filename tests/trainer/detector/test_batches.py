@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.detector.batches import DRAWN, Batches, chosen, read_pool
+from trainer.detector import positives
+from trainer.detector.batches import DRAWN, LAND, Batches, chosen, read_pool
 from trainer.detector.config import Config
 from trainer.detector.images import Picture
 from trainer.detector.negatives import KINDS
@@ -44,6 +45,20 @@ def test_small_sources_get_more_than_their_share_and_drawn_kinds_what_the_config
     assert rs[900:].sum() / rs.sum() == pytest.approx(0.25)
     assert other[100:].sum() / other.sum() == pytest.approx(0.3)
     assert other[100:105].sum() == pytest.approx(other[105:].sum())
+
+
+def test_drawn_land_is_a_share_of_the_positives_and_only_to_train_on(undrawn: Config, toy_data: Path) -> None:
+    config = replace(undrawn, drawn=replace(undrawn.drawn, per_kind=2, positives=0.2))
+    pool = read_pool(config, toy_data)
+    land = [picture for picture in pool if picture.source.startswith(LAND)]
+    assert len(land) == 2 * len(positives.KINDS)
+    assert {(picture.label, picture.split) for picture in land} == {(1, "train")}
+    train = chosen(pool, "train")
+    chances = Batches(train, config)._chances
+    of_class = np.array([picture.label == 1 for picture in train])
+    of_land = np.array([picture.source.startswith(LAND) for picture in train])
+    assert chances[of_land].sum() / chances[of_class].sum() == pytest.approx(0.2)
+    assert not any(picture.source.startswith(LAND) for picture in read_pool(undrawn, toy_data))
 
 
 def test_what_is_left_out_is_not_there(toy: Config, toy_data: Path) -> None:

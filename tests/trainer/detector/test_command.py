@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
-from trainer.detector.__main__ import main
+from tests.trainer.detector.conftest import TOY
+from trainer.detector.__main__ import ELSEWHERE, main
+from trainer.detector.config import load as load_config
 from trainer.detector.evaluation import degradations
 from trainer.detector.model import load
 
@@ -52,6 +55,34 @@ def test_evaluating_again_gives_the_same_figures(trained: Path, toy_data: Path, 
     common = ["--config", str(toy_file), "--data", str(toy_data), "--out", str(trained), "--device", "cpu"]
     assert main(["evaluate", *common]) == 0
     assert (trained / "metrics.json").read_bytes() == before
+
+
+def test_sources_of_another_config_are_judged_and_told(
+    trained: Path, toy_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strange = {"folder": "roofs", "label": "rs", "use": "test", "tile": 20, "origin": "a roofer", "licence": "CC0-1.0"}
+    config = tmp_path / "strange.yaml"
+    plain = {"sources": {"strange": strange}, "drawn": {"per_kind": 0}, "model": {"architecture": "x"}}
+    common = ["--config", str(config), "--data", str(toy_data), "--out", str(trained), "--device", "cpu"]
+    config.write_text(yaml.safe_dump(plain))
+    assert main(["elsewhere", *common]) == 2
+    assert "sources of both classes" in capsys.readouterr().err
+    config.write_text(yaml.safe_dump(plain | {"sources": {"strange": strange, "pets": TOY["sources"]["pets"]}}))
+    assert main(["elsewhere", *common]) == 0
+    found = json.loads((trained / "elsewhere.json").read_text())
+    assert found["sources"]["strange"]["images"] > 24
+    assert main(["card", "--out", str(trained)]) == 0
+    card = (trained / "README.md").read_text()
+    assert f"| strange | rs | {found['sources']['strange']['images']} |" in card
+    assert "a roofer" in card
+
+
+def test_the_shipped_list_of_sources_elsewhere_trains_on_none() -> None:
+    found = load_config(ELSEWHERE)
+    assert {source.use for source in found.sources.values()} == {"test"}
+    assert {source.label for source in found.sources.values()} == {"rs", "other"}
+    assert not found.drawn.per_kind
+    assert all(source.origin and source.licence for source in found.sources.values())
 
 
 def test_the_card_holds_the_figures_of_the_files(trained: Path, tmp_path: Path) -> None:

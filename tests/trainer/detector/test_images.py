@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.trainer.detector.conftest import toy_picture
 from trainer.detector.config import Config, Source, Split, load
-from trainer.detector.images import SHORTEST, read_image, read_sources, reflectance_to_rgb, split_of
+from trainer.detector.images import COMPOSITES, SHORTEST, read_image, read_sources, reflectance_to_rgb, split_of
 from trainer.errors import UserError
 
 
@@ -83,19 +83,46 @@ def test_large_images_are_held_at_twice_the_input(tmp_path: Path) -> None:
     assert pixels.shape == (SHORTEST, round(SHORTEST * 4 / 3), 3)
 
 
+def test_a_large_image_becomes_tiles_of_one_side_of_the_split(tmp_path: Path, toy: Config) -> None:
+    (tmp_path / "one").mkdir()
+    rng = np.random.default_rng(0)
+    scene = rng.integers(0, 255, (700, 1000, 3), dtype=np.uint8)
+    Image.fromarray(scene).save(tmp_path / "one" / "scene.png")
+    Image.fromarray(scene[:300, :300]).save(tmp_path / "one" / "small.png")
+    pictures = read_sources(with_source(toy, tile=320), tmp_path)
+    assert [picture.name for picture in pictures[:2]] == ["scene.png@0,0", "scene.png@320,0"]
+    assert (pictures[4].pixels == scene[320:640, 320:640]).all()
+    assert len({picture.split for picture in pictures if "@" in picture.name}) == 1
+    assert pictures[-1].name == "small.png"
+    assert len(pictures) == 7
+
+
+def test_a_pattern_of_names_chooses_the_files(tmp_path: Path, toy: Config) -> None:
+    (tmp_path / "one" / "below").mkdir(parents=True)
+    for number, name in enumerate(("a.png", "b.png", "below/c.png")):
+        toy_picture(True, np.random.default_rng(number)).save(tmp_path / "one" / name)
+    found = {
+        pattern: [picture.name for picture in read_sources(with_source(toy, files=pattern), tmp_path)]
+        for pattern in ("**/*", "*.png", "**/[bc].png")
+    }
+    assert found == {"**/*": ["a.png", "b.png", "below/c.png"], "*.png": ["a.png", "b.png"]} | {
+        "**/[bc].png": ["b.png", "below/c.png"]
+    }
+
+
 def test_reflectances_become_rgb_by_the_published_rule() -> None:
     values = np.array([[[0, 1000, 2000], [4000, -50, 500]]], dtype=np.float32)
     assert reflectance_to_rgb(values).tolist() == [[[0, 127, 255], [255, 0, 63]]]
 
 
-def test_a_patch_gives_four_composites_of_one_group(tmp_path: Path, toy: Config) -> None:
+def test_a_patch_gives_the_composites_of_its_bands_as_one_group(tmp_path: Path, toy: Config) -> None:
     patch = tmp_path / "one" / "S2A_1"
     patch.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for band, side in (("B02", 24), ("B03", 24), ("B04", 24), ("B08", 24), ("B12", 12), ("B8A", 12)):
         Image.fromarray(rng.integers(100, 3000, (side, side)).astype(np.uint16)).save(patch / f"S2A_1_{band}.tif")
     pictures = read_sources(with_source(toy, format="sentinel2"), tmp_path)
-    assert [picture.pixels.shape for picture in pictures] == [(24, 24, 3)] * 4
+    assert [picture.pixels.shape for picture in pictures] == [(24, 24, 3)] * 6 + [(12, 12, 3)]
     assert len({picture.split for picture in pictures}) == 1
     with Image.open(patch / "S2A_1_B04.tif") as red:
         expected = np.clip(np.asarray(red, dtype=np.float32) / 2000 * 255, 0, 255).astype(np.uint8)
@@ -107,5 +134,5 @@ def test_real_patches_read_as_they_should() -> None:
     config = load(None)
     config = replace(config, sources={"bigearthnet": config.sources["bigearthnet"]})
     pictures = read_sources(config, Path(os.environ["CURATION_REAL_DATA"]))
-    assert len(pictures) == 28
-    assert {picture.pixels.shape for picture in pictures} == {(120, 120, 3)}
+    assert len(pictures) == 7 * len(COMPOSITES)
+    assert {picture.pixels.shape for picture in pictures} == {(120, 120, 3), (60, 60, 3)}

@@ -16,7 +16,7 @@ from trainer.detector.config import Config
 from trainer.detector.evaluation import labels_of
 from trainer.detector.model import build, divide_logits, load, save, score, silence_dead_channels, transform_for
 from trainer.detector.prepared import prepare
-from trainer.detector.training import Machine, State, follow, learning_rate, train, turned
+from trainer.detector.training import Machine, State, follow, learning_rate, train, turned, zoomed
 from trainer.errors import UserError
 
 
@@ -150,3 +150,19 @@ def test_asking_for_a_gpu_that_is_not_there_is_a_sentence() -> None:
         pytest.skip("a GPU is there")
     with pytest.raises(UserError, match="torch sees no CUDA device"):
         Machine.found("cuda", 1, None)
+
+
+def test_a_zoom_leaves_a_window_of_the_batch() -> None:
+    whole = torch.arange(2 * 3 * 40 * 40).reshape(2, 3, 40, 40)
+    rng = np.random.default_rng(0)
+    sides = set()
+    for _ in range(30):
+        window = zoomed(whole, rng, 0.5)
+        sides.add(window.shape[-1])
+        first = int(window[0, 0, 0, 0])
+        top, left = divmod(first, 40)
+        side = window.shape[-1]
+        assert torch.equal(window, whole[..., top : top + side, left : left + side])
+    assert min(sides) >= 20
+    assert len(sides) > 5
+    assert zoomed(whole, rng, 1.0).shape == whole.shape
