@@ -38,7 +38,7 @@ class FolderReader:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.options = raster_options(source)
-        self.by_folder = choice(source, "labels", ("folders", "none"), "folders") == "folders"
+        self.labels = choice(source, "labels", ("folders", "deepest", "none"), "folders")
         self.roots = source.files["images"]
         self.base = common_folder([root_of(root) for root in self.roots])
 
@@ -96,9 +96,9 @@ class FolderReader:
             facts.setdefault("official_split", split)
         note = entry.note
         labels = [words(label) for label in note.get("labels", [])]
-        if self.by_folder and "labels" not in note:
-            inner = entry.url.split("/")[:-1]
-            labels = [words(name) for name in inner if name.lower() not in SPLITS]
+        if self.labels != "none" and "labels" not in note:
+            inner = [name for name in entry.url.split("/")[:-1] if name.lower() not in SPLITS]
+            labels = [words(name) for name in (inner[-1:] if self.labels == "deepest" else inner)]
         captions = [(text, "user") for text in note.get("captions", [])]
         if "labels" in note and not labels and not captions:
             raise BadScene("bad_metadata")

@@ -54,6 +54,22 @@ def test_a_tree_without_classes(tmp_path: Path) -> None:
     assert {url: row["labels"] for url, row in by_url(table).items()} == {"a.jpg": [], "x/b.jpg": []}
 
 
+def test_millionaid_has_classes_in_training_and_none_in_test(tmp_path: Path) -> None:
+    picture(tmp_path / "million/train/agriculture_land/grassland/meadow/P0000001.jpg", 1)
+    picture(tmp_path / "million/test/P0000002.jpg", 2)
+    rows = by_url(ingest(tmp_path, {"name": "millionaid", "path": str(tmp_path / "million")})[0])
+    found = {url: (row["labels"], row["official_split"], row["modality"]) for url, row in rows.items()}
+    assert found == {
+        "train/agriculture_land/grassland/meadow/P0000001.jpg": (["meadow"], "train", "optical"),
+        "test/P0000002.jpg": ([], "test", "optical"),
+    }
+    [row] = ingest(tmp_path, {"name": "millionaid", "path": str(tmp_path / "million/test")})[0].to_pylist()
+    assert (row["url"], row["labels"], row["official_split"]) == ("P0000002.jpg", [], "test")
+    every = {"name": "millionaid", "path": str(tmp_path / "million/train"), "options": {"labels": "folders"}}
+    [row] = ingest(tmp_path, every)[0].to_pylist()
+    assert row["labels"] == ["agriculture land", "grassland", "meadow"]
+
+
 def test_damaged_files_cost_their_rows(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     picture(folder / "good.jpg", 1, side=128)
@@ -228,7 +244,7 @@ def kill_at(maker: Any, entry: Any) -> Any:
         ({"options": {"band": [1]}}, "unknown key 'band' (did you mean 'bands'?)"),
         ({"options": {"bands": [1, 2]}}, "a list of one or three band numbers"),
         ({"options": {"stretch": {"range": [5, 1]}}}, "accepted are auto, none, {range: [low, high]}"),
-        ({"options": {"labels": "files"}}, "options.labels is 'files'; accepted are folders, none"),
+        ({"options": {"labels": "files"}}, "options.labels is 'files'; accepted are folders, deepest, none"),
         ({"options": {"tile": {"size": 4}}}, "tile.size is 4; a whole number from 16"),
         ({"options": {"tile": {"sise": 64}}}, "unknown key 'sise' (did you mean 'size'?)"),
         ({"options": {"facts": {"gsd_m": "far"}}}, "facts.gsd_m is 'far'; a number above 0 is needed"),
