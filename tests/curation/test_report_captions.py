@@ -99,3 +99,36 @@ def test_mtld_is_long_for_rich_texts_and_short_for_poor_ones() -> None:
     assert captioning.mtld(rich[:20]) is None
     assert captioning.distinct(["a b a b"], 2) == round(2 / 3, 4)
     assert captioning.distinct([], 1) is None
+
+
+def test_tokens_are_counted_for_sources_of_the_web_too(tmp_path: Path) -> None:
+    """A run of web sources has no stage `captions`; its longest captions are cut all the same."""
+    long = "an aerial view of a harbor " * 20
+    texts = {"cc3m": ["a pier", long], "laioncoco": [long, long]}
+    rows = [
+        {
+            "key": hashlib.md5(f"{source}{n}".encode()).hexdigest(),
+            "source": source,
+            "url": f"http://h/{n}",
+            "caption": text,
+            "status": "kept",
+        }
+        for source, each in texts.items()
+        for n, text in enumerate(each)
+    ]
+    written = give_input(tmp_path, "dedup", [pa.Table.from_pylist(rows, schema=COMMON)])
+    recipe = {"sources": [{"name": name} for name in texts]}
+    root = Finished(store=Store(str(tmp_path)), recipe=recipe, manifests={"dedup": written})
+    found = captioning.collect(root)
+    assert found is not None
+    by_source = {row["source"]: row for row in found["tokens"]}
+    beyond = 20 * 6 + 2 - 77
+    assert {name: (row["cut"], row["tokens_cut"]) for name, row in by_source.items()} == {
+        "cc3m": (1, beyond),
+        "laioncoco": (2, 2 * beyond),
+    }
+    assert by_source["laioncoco"]["mean"] == by_source["laioncoco"]["max"] == beyond + 77
+    assert (found["sources"], found["reasons"]["rows"], found["scores"]) == ([], [], None)
+    whole = facts.collect(root)
+    assert "beyond 77" in page.markdown(whole, [])
+    assert 'id="captions"' in page.html(whole, {}, [], [])
