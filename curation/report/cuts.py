@@ -34,6 +34,8 @@ LOOKS = {
 SIDE = 32
 FEWEST = 20
 """Rows that a group needs before its rate is held against the overall one."""
+FEWEST_COMPARED, OPPOSED = 1000, -0.2
+"""Images, and the rank correlation of their two scores, from which on one of the models is doubted."""
 
 
 def collect(root: Finished) -> dict[str, Any] | None:
@@ -51,7 +53,7 @@ def collect(root: Finished) -> dict[str, Any] | None:
     pair = (scores[0][both], scores[1][both]) if both.any() else None
     return {
         "rates": rates,
-        "warnings": _warnings(rates, float(kept.mean())),
+        "warnings": [*_warnings(rates, float(kept.mean())), *(opposed(*pair) if pair else ())],
         "grid": grid(*pair) | {"chosen": chosen(root.manifests["outliers"].config.get("keep", {}))} if pair else None,
         "joint": _joint(*pair) if pair else None,
     }
@@ -123,6 +125,19 @@ def _warnings(rates: list[dict[str, Any]], overall: float) -> list[str]:
         for entry in rates
         if entry["rows"] >= FEWEST and entry["rate"] < overall / 2
     ]
+
+
+def opposed(vlm: NDArray[np.float64], detector: NDArray[np.float64]) -> Iterator[str]:
+    """A warning where one score falls as the other rises, as with a detector whose classes are named wrongly."""
+    if len(vlm) < FEWEST_COMPARED:
+        return
+    correlation = float(np.corrcoef(_ranks(vlm), _ranks(detector))[0, 1])
+    if correlation < OPPOSED:
+        yield (
+            f"outliers: the detector's scores fall as the vlm's rise (rank correlation {correlation:.2f} of "
+            f"{len(vlm):,} images): perhaps the detector's label_names are the wrong way round, or the vlm's weights "
+            "are not its own"
+        )
 
 
 def grid(vlm: NDArray[np.float64], detector: NDArray[np.float64]) -> dict[str, Any]:

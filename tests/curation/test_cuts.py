@@ -55,6 +55,18 @@ def test_other_choices_are_in_no_grid(keep: dict[str, Any]) -> None:
     assert cuts.chosen(keep) is None
 
 
+def test_a_detector_the_wrong_way_round_is_doubted() -> None:
+    rng = np.random.default_rng(5)
+    vlm = rng.normal(size=2000)
+    detector = vlm + 2 * rng.normal(size=2000)
+    [said] = cuts.opposed(vlm, -detector)
+    assert "rank correlation -0.4" in said
+    assert "label_names are the wrong way round" in said
+    assert not list(cuts.opposed(vlm, detector))
+    assert not list(cuts.opposed(vlm, rng.normal(size=2000))), "scores that have nothing to do with each other"
+    assert not list(cuts.opposed(vlm[:900], -detector[:900])), "too few to tell"
+
+
 def test_rates_are_those_of_the_table(tmp_path: Path) -> None:
     root = finished.load(make_root(tmp_path, samples=90, to="outliers"))
     found = facts.collect(root)
