@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     for made in (
         command("train", train, "train, calibrate, save to OUT/model and evaluate; goes on from OUT/checkpoint.pt"),
         command("leave-out", leave_out, "train without whole sources and judge on them"),
+        command("probe", probe_teacher, "a linear classifier on the teacher's features, with sources left out"),
         command("evaluate", evaluate, "figures of OUT/model over the test pictures"),
         command("elsewhere", judge_elsewhere, "figures of OUT/model over sources that no training saw"),
     ):
@@ -60,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--workers", type=int, help="processes that prepare batches; default: the cores left")
         if made.prog.endswith("leave-out"):
             made.add_argument("--design", choices=("rotation", "full", "curve"), default="rotation")
+        if made.prog.endswith("probe"):
+            made.add_argument("--most", type=int, default=300, help="pictures of a source")
         if made.prog.endswith("elsewhere"):
             made.set_defaults(config=ELSEWHERE)
     card = command("card", write_card, "write OUT/README.md, the model card, from the JSON files there")
@@ -168,6 +171,19 @@ def leave_out(options: argparse.Namespace) -> None:
     for found in runs:
         _write(path, found)
         print(json.dumps(found["overall"], indent=1), flush=True)
+
+
+def probe_teacher(options: argparse.Namespace) -> None:
+    """Figures of the teacher's features on sources left out, to OUT/probe.json."""
+    from trainer.detector.probe import probe
+
+    config, machine, pool = _opened(options)
+    if not config.teacher.architecture:
+        raise UserError("teacher: the config names none, so that there are no features to probe")
+    rows = probe(pool, config, machine, options.most)
+    _write(options.out / "probe.json", {"config": config.plain(), "most": options.most, "rows": rows})
+    for row in rows:
+        print(json.dumps({key: value for key, value in row.items() if key != "runs"}))
 
 
 def write_card(options: argparse.Namespace) -> None:

@@ -72,12 +72,13 @@ class Batches:
 
     pictures: Sequence[Picture]
     config: Config
-    _chances: NDArray[np.float64] = field(init=False, repr=False)
+    chances: NDArray[np.float64] = field(init=False, repr=False)
+    """Of each picture, to be drawn; they compare within a class."""
     _labels: NDArray[np.int64] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._labels = np.array([picture.label for picture in self.pictures], dtype=np.int64)
-        self._chances = _chances(self.pictures, self.config)
+        self.chances = _chances(self.pictures, self.config)
 
     def __len__(self) -> int:
         return self.config.training.prepared
@@ -95,7 +96,7 @@ class Batches:
         picks = []
         for label, count in enumerate(counts):
             of_class = np.flatnonzero(self._labels == label)
-            chances = self._chances[of_class]
+            chances = self.chances[of_class]
             picks.append(of_class[rng.choice(len(of_class), count, p=chances / chances.sum())])
         return np.concatenate(picks)
 

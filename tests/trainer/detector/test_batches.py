@@ -40,7 +40,7 @@ def test_small_sources_get_more_than_their_share_and_drawn_kinds_what_the_config
     pool = [picture("large", 1)] * 900 + [picture("small", 1)] * 100
     pool += [picture("photos", 0)] * 100 + [picture(DRAWN + "logo", 0)] * 5 + [picture(DRAWN + "table", 0)] * 20
     config = replace(toy, training=replace(toy.training, balance=0.5), drawn=replace(toy.drawn, share=0.3))
-    chances = Batches(pool, config)._chances
+    chances = Batches(pool, config).chances
     rs, other = chances[:1000], chances[1000:]
     assert rs[900:].sum() / rs.sum() == pytest.approx(0.25)
     assert other[100:].sum() / other.sum() == pytest.approx(0.3)
@@ -54,7 +54,7 @@ def test_drawn_land_is_a_share_of_the_positives_and_only_to_train_on(undrawn: Co
     assert len(land) == 2 * len(positives.KINDS)
     assert {(picture.label, picture.split) for picture in land} == {(1, "train")}
     train = chosen(pool, "train")
-    chances = Batches(train, config)._chances
+    chances = Batches(train, config).chances
     of_class = np.array([picture.label == 1 for picture in train])
     of_land = np.array([picture.source.startswith(LAND) for picture in train])
     assert chances[of_land].sum() / chances[of_class].sum() == pytest.approx(0.2)
