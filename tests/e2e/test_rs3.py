@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ import pytest
 
 from demo.captioner import make_blip2
 from demo.models import make_open_clip
-from tests.e2e.head import Head
+from tests.e2e.head import Head, start_head
 from tests.e2e.world import counts, tar_digests
 from tests.stages.ingesting import fmow_chip, fmow_record, picture, polygon
 from tests.stages.test_ingest_bigearthnet import patch
 
 pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(1800)]
 CHIPS = 8
+UNLABELLED = 130
+"""Images without labels: with the rest, three units of candidates."""
+SAMPLES = CHIPS + 1 + UNLABELLED
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fmow_chip(folder / "fmow/train", f"dam_{number}_0_rgb", number, record)
     fmow_chip(folder / "fmow/train", "dam_90_0_rgb", 90, None)
     patch(folder / "ben")
-    for number in range(4):
+    for number in range(UNLABELLED):
         picture(folder / f"millionaid/test/P{number:07d}.jpg", 100 + number)
     make_blip2(folder / "blip2")
     make_open_clip(folder / "clip")
@@ -86,7 +90,7 @@ def test_every_scene_is_captioned_with_facts_that_are_its_own(finished: Path) ->
     assert {source: entry["kept"] for source, entry in counts(finished, "shards").items()} == {
         "bigearthnet": 1,
         "fmow": CHIPS,
-        "millionaid": 4,
+        "millionaid": UNLABELLED,
     }
     for sample in passports(finished):
         first, *facts = sample["caption_parts"]
@@ -105,7 +109,7 @@ def test_every_scene_is_captioned_with_facts_that_are_its_own(finished: Path) ->
 
 def test_the_report_and_the_checks_know_the_stage(finished: Path) -> None:
     report = json.loads((finished / "report/report.json").read_text())
-    assert report["funnel"][-1]["remain"] == CHIPS + 5
+    assert report["funnel"][-1]["remain"] == SAMPLES
     assert {row["source"] for row in report["captions"]["sources"]} == {"bigearthnet", "fmow", "millionaid"}
     verify = [sys.executable, "-m", "curation.verify", "--root", str(finished)]
     done = subprocess.run(verify, capture_output=True, text=True)
@@ -127,15 +131,36 @@ def test_a_run_killed_while_captioning_ends_in_the_same_tars(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (root / "captions/manifest.json").exists(), "captions were over before the run could be killed"
+    before = commits(root)
+    assert before, "what was committed before the kill"
     run(folder, root, ray_head.env)
+    after = commits(root)
+    assert len(after) == 3
+    assert before.items() <= after.items(), "committed candidates are not written again"
     assert tar_digests(root) == tar_digests(finished)
+
+
+def commits(root: Path) -> dict[str, int]:
+    """When each unit of candidates was committed."""
+    found = (root / "captions").glob(".units/*/generate/*.json")
+    return {path.name: path.stat().st_mtime_ns for path in found}
+
+
+def test_one_worker_writes_what_two_do(folder: Path, finished: Path, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as place:
+        alone = start_head(Path(place), cpus=1)
+        try:
+            run(folder, tmp_path / "root", alone.env)
+        finally:
+            alone.stop()
+    assert tar_digests(tmp_path / "root") == tar_digests(finished)
 
 
 def test_another_pick_reruns_no_model(folder: Path, finished: Path, ray_head: Head, tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(finished, root)
     plan = run(folder, root, ray_head.env, "--set", "stages.captions.compose=paper", "--plan")
-    assert "13 rows to adopt, 0 to do" in plan
+    assert f"{SAMPLES} rows to adopt, 0 to do" in plan
     run(folder, root, ray_head.env, "--set", "stages.captions.compose=paper")
     summary = json.loads((root / "captions/manifest.json").read_text())["summary"]
     assert summary["generated"] == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from stages.shards import ShardsConfig, ShardsStage
+from tests.harness import run_stage
 from tests.stages.ingesting import by_url, geotiff, ingest, picture, pixels, reasons, stored
 
 
@@ -163,3 +167,50 @@ def test_scenes_across_the_date_line_are_where_they_are_and_touch_no_others(tmp_
     }
     assert abs(abs(rows["fiji.tif"]["longitude"]) - 180) < 0.1
     assert (rows["fiji.tif"]["country"], rows["africa.tif"]["country"]) == ("Fiji", "Mozambique")
+
+
+def test_a_scene_stays_on_one_side_of_the_split_though_its_tiles_lie_in_many_blocks(tmp_path: Path) -> None:
+    """Scenes of 80 km by 80 km, 40 km a tile: of 10 km blocks, each tile lies in another."""
+    for number in range(8):
+        left = 200_000 + number * 80_000
+        bounds = (left, 5_000_000, left + 80_000, 5_080_000)
+        geotiff(tmp_path / f"data/{number}.tif", bands(side=64) + np.uint8(number), bounds=bounds)
+    ingest(tmp_path, scenes(tmp_path / "data", tile={"size": 32}))
+    run_stage(ShardsStage(ShardsConfig(count=1, val_fraction=0.5)), tmp_path / "run", "ingest")
+    sides: dict[str, list[str]] = {}
+    for split in ("train", "val"):
+        with tarfile.open(tmp_path / f"run/shards/{split}/test-{split}-0000.tar") as tar:
+            for name in tar.getnames():
+                if name.endswith(".json"):
+                    member = tar.extractfile(name)
+                    assert member is not None
+                    passport = json.load(member)
+                    sides.setdefault(passport["location"], []).append(split)
+                    assert passport["window"]["width"] == 32
+    assert {len(found) for found in sides.values()} == {4}
+    assert {len(set(found)) for found in sides.values()} == {1}
+    assert {found[0] for found in sides.values()} == {"train", "val"}
+
+
+def test_a_16_bit_geotiff_of_twelve_real_bands(real_data: Path, tmp_path: Path) -> None:
+    """The bands of a Sentinel-2 patch in one file, as many archives have them; the view is of B04 from 0 to 2,000."""
+    import rasterio
+
+    place = real_data / "rs/bigearthnet/S2A_MSIL2A_20171221T112501_56_35"
+    files = sorted(place.glob("*.tif"))
+    values = []
+    for file in files:
+        with rasterio.open(file) as data:
+            values.append(data.read(1, out_shape=(120, 120)))
+            bounds, crs = tuple(data.bounds), data.crs.to_string()
+    names = [file.stem.rpartition("_")[2] for file in files]
+    geotiff(tmp_path / "data/pasture/a.tif", np.stack(values), crs=crs, bounds=bounds, names=names)
+    options = {"bands": ["B04", "B03", "B02"], "stretch": {"range": [0, 2000]}, "facts": {"gsd_m": 10}}
+    [row] = ingest(tmp_path, scenes(tmp_path / "data", **options))[0].to_pylist()
+    assert (row["bands"], row["stretch"], row["labels"]) == (["B04", "B03", "B02"], "range 0 to 2000", ["pasture"])
+    assert (row["country"], row["utm_zone"], row["pixel_x_m"]) == ("Portugal", "29S", 10.0)
+    red = values[names.index("B04")].astype(float)
+    expected = np.clip(red / 2000 * 255, 0, 255).astype(np.uint8)
+    assert np.array_equal(view(tmp_path, row)[..., 0], expected)
+    with rasterio.open(row["native"][0]["path"]) as untouched:
+        assert (untouched.count, untouched.dtypes[0]) == (12, "uint16")
