@@ -15,6 +15,8 @@ from experiments.proof.trainings import CONFIG, Run, fit, model_folder
 
 SCRATCH_SAMPLES = 3
 """The proof that it learns sees so many times what an arm sees."""
+LEARNT = 12_800
+"""Samples seen by the selector, and by the model that adapters are put into."""
 RANDOM = "random for "
 COMPOSE = ("budget", "paper")
 CONTEXT = 77
@@ -24,7 +26,7 @@ VIT: dict[str, Any] = {
     **CONFIG,
     "model_cfg": {
         **CONFIG["model_cfg"],
-        "vision_cfg": {"image_size": 64, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8},
+        "vision_cfg": {"image_size": 32, "layers": 3, "width": 96, "head_width": 32, "patch_size": 8},
     },
 }
 """The text tower's companion where adapters are compared: open_clip's own vision transformer."""
@@ -88,7 +90,7 @@ def _selector(parts: world.Parts, out: Path) -> dict[str, Any]:
     (folder / "prompts.yaml").write_text(json.dumps({"prompts": prompts}))
     if not (folder / "training" / "model").exists():
         shards = _ingest(world.write_folder([pair for pair, _ in pairs[:cut]], folder / "pairs"), folder / "run")
-        fit(f"{shards}/*.tar", folder / "training", str(out / "model"), 100, 30_000, ALL_CAPTIONS)
+        fit(f"{shards}/*.tar", folder / "training", str(out / "model"), 100, LEARNT, ALL_CAPTIONS)
     if not (folder / "threshold.json").exists():
         (folder / "threshold.json").write_text(json.dumps(_threshold(folder, pairs[cut:])))
     return {
@@ -211,7 +213,7 @@ def _base(parts: world.Parts, out: Path) -> None:
     if (folder / "model").exists():
         return
     shards = out / "selector" / "run" / "shards" / "train"
-    fit(f"{shards}/*.tar", folder, str(model_folder(out, VIT, "vit")), 200, 30_000, ALL_CAPTIONS)
+    fit(f"{shards}/*.tar", folder, str(model_folder(out, VIT, "vit")), 200, LEARNT, ALL_CAPTIONS)
 
 
 def runs(out: Path, seeds: int, samples: int, only: Sequence[str]) -> list[Run]:

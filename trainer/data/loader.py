@@ -324,7 +324,7 @@ def make(key: str, block: bytes | Exception, epoch: int, options: LoaderOptions)
     """
     if isinstance(block, Exception):
         raise Unusable(f"cannot be read ({block})")
-    data, caption, passport = _parts(block)
+    data, caption, passport = parts(block)
     rng = generator(options.seed, epoch, key)
     chosen = choose(caption or str(passport.get("caption") or ""), passport, options.captions, rng)
     if not chosen.text.strip():
@@ -345,8 +345,12 @@ def _view(size: tuple[int, int], options: LoaderOptions, rng: np.random.Generato
     return images.random_view(*size, options.size, options.augment, rng, upright)
 
 
-def _parts(block: bytes) -> tuple[bytes, str, Passport]:
-    """(image, caption, passport) of a sample's tar block; caption and passport may be empty."""
+def parts(block: bytes) -> tuple[bytes, str, Passport]:
+    """(image, caption, passport) of a sample's tar block; caption and passport may be empty.
+
+    Raises:
+        Unusable: the block is damaged, or there is no image in it.
+    """
     try:
         found = tars.contents(block)
     except tars.DamagedTar as error:

@@ -14,7 +14,6 @@ from torch import Tensor
 from trainer.data import Batch
 from trainer.training.loss import contrastive, repeated, text_ids
 from trainer.training.model import Clip, unmoved_statistics
-from trainer.training.options import Config
 from trainer.training.world import World
 
 LARGEST_SCALE = log(100)
@@ -55,12 +54,12 @@ def optimizer_for(clip: Clip) -> torch.optim.AdamW:
     )
 
 
-def learning_rate(step: int, steps: int, config: Config) -> float:
+def learning_rate(step: int, steps: int, lr: float, warmup: int) -> float:
     """The rate of a step, the first of which is 0: a linear warm-up to `lr`, then half a cosine to 0."""
-    warmup = min(config.warmup, steps)
+    warmup = min(warmup, steps)
     if step < warmup:
-        return config.lr * (step + 1) / warmup
-    return config.lr * 0.5 * (1 + cos(pi * (step - warmup) / max(1, steps - warmup)))
+        return lr * (step + 1) / warmup
+    return lr * 0.5 * (1 + cos(pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def take(
@@ -77,7 +76,7 @@ def take(
         step: number of the step, from 0.
         steps: of the whole training.
     """
-    lr = learning_rate(step, steps, clip.config)
+    lr = learning_rate(step, steps, clip.config.lr, clip.config.warmup)
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)

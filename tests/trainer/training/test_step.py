@@ -8,7 +8,6 @@ import torch
 from tests.trainer.training import ALONE, CONFIG, batch, halved, made, write_model
 from trainer.training.loss import contrastive, text_ids
 from trainer.training.model import Clip
-from trainer.training.options import Config
 from trainer.training.step import LARGEST_SCALE, Average, _draw_alike, gradients, learning_rate, optimizer_for, take
 
 OFF = torch.amp.GradScaler("cpu", enabled=False)
@@ -91,14 +90,13 @@ def test_gains_biases_and_the_temperature_do_not_decay(tiny: Path) -> None:
 
 
 def test_the_rate_warms_up_and_falls_as_half_a_cosine() -> None:
-    config = Config(lr=2.0, warmup=4)
-    rates = [learning_rate(step, 12, config) for step in range(12)]
+    rates = [learning_rate(step, 12, 2.0, 4) for step in range(12)]
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
     assert rates[4] == 2.0
     assert rates[8] == pytest.approx(1.0)
     assert 0 < rates[11] < 0.1
     assert rates[4:] == sorted(rates[4:], reverse=True)
-    assert learning_rate(1, 2, config) == 2.0
+    assert learning_rate(1, 2, 2.0, 4) == 2.0
 
 
 def test_a_step_clips_the_gradient_and_tells_its_norm(tiny: Path) -> None:
