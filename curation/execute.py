@@ -1,4 +1,8 @@
-"""Ray Data schedules units: one small row a lane goes out, one row a unit comes back; bytes stay put."""
+"""Ray schedules units: a lane goes out, one outcome a unit comes back; bytes stay put.
+
+Lanes that need processors alone are tasks. Where a model is involved, Ray Data lets decoding tasks feed a pool of
+actors that hold it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
+from itertools import islice
 from typing import Any, cast
 
 import pyarrow as pa
@@ -23,6 +29,8 @@ log = logging.getLogger(__name__)
 
 DECODING_TOO = 2.0
 """CPUs that a model and the decoding for it take at least, where there is no GPU."""
+AHEAD = 3
+"""Tasks that run or wait for each CPU: so that none idles, and an autoscaler sees that more are wanted."""
 
 
 class UnitsFailed(UnitError):
@@ -54,6 +62,11 @@ def start_ray(*, debug: bool = False) -> None:
     if not ray.is_initialized():
         # Of a cluster that only this run uses, nobody opens the dashboard; without it the start is two seconds shorter.
         ray.init(log_to_driver=debug, logging_level=logging.WARNING, include_dashboard=debug)
+
+
+@cache
+def _set_up_data() -> None:
+    """Ray Data without its own display. It takes a second to import, so that only those who need it do."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -63,8 +76,9 @@ def start_ray(*, debug: bool = False) -> None:
     context.isolate_read_workers = True
     context.execution_no_progress_timeout_s = 24 * 3600
     """A slow web is progress of its own kind; units have their own time caps."""
+    level = logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.ERROR
     for name in ("ray.data", "ray.data._internal.execution.streaming_executor"):
-        logging.getLogger(name).setLevel(logging.INFO if debug else logging.ERROR)
+        logging.getLogger(name).setLevel(level)
 
 
 def run_phase(run: StageRun, phase: Phase, display: Display) -> PhaseDone:
@@ -121,27 +135,37 @@ def _on_ray(run: StageRun, phase: Phase, lanes: list[list[Unit]], board: Board) 
     if not lanes:
         return
     settings = {"run": run, "phase": phase, "board": board, "secrets": redact.known()}
-    if len(lanes) == 1 and not phase.uses_model:
-        yield from _one_task(lanes[0], phase, settings)
+    if not phase.uses_model:
+        yield from _in_tasks(lanes, phase, settings)
         return
+    _set_up_data()
     rows = [{"units": json.dumps([asdict(unit) for unit in lane])} for lane in lanes]
     dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     dataset.set_name(f"{run.stage} {phase.name}")
-    if phase.uses_model:
-        dataset = _model_plan(dataset, phase, settings)
-    else:
-        dataset = dataset.map_batches(
-            cast(Any, _lane_task), batch_size=None, batch_format="pyarrow", num_cpus=phase.cpus, fn_kwargs=settings
-        )
-    for row in dataset.iter_rows():
+    for row in _model_plan(dataset, phase, settings).iter_rows():
         yield _outcome_from_json(json.loads(row["outcome"]))
 
 
-def _one_task(lane: Sequence[Unit], phase: Phase, settings: dict[str, Any]) -> Iterator[Outcome]:
-    """A collection, or a single host's lane, needs no data flow: one task, off the driver."""
-    task: Any = ray.remote(_lane_outcomes).options(num_cpus=phase.cpus, num_returns="streaming", name=phase.name)
-    for outcome in task.remote(list(lane), **settings):
-        yield _outcome_from_json(json.loads(ray.get(outcome)))
+def _in_tasks(lanes: Sequence[Sequence[Unit]], phase: Phase, settings: Mapping[str, Any]) -> Iterator[Outcome]:
+    """Each lane is a task that streams its outcomes; one whose worker dies begins again, past what is committed."""
+    task: Any = ray.remote(_lane_outcomes).options(
+        num_cpus=phase.cpus, num_returns="streaming", max_retries=-1, name=f"{settings['run'].stage} {phase.name}"
+    )
+    shared = ray.put(settings)
+    waiting = iter(lanes)
+    running: list[Any] = []
+    while True:
+        places = max(int(AHEAD * ray.cluster_resources().get("CPU", 1) / phase.cpus), 1)
+        running += [task.remote(list(lane), shared) for lane in islice(waiting, max(places - len(running), 0))]
+        if not running:
+            return
+        ready: Any = ray.wait(running, num_returns=1)[0][0]
+        try:
+            outcome = next(ready)
+        except StopIteration:
+            running.remove(ready)
+        else:
+            yield _outcome_from_json(json.loads(ray.get(outcome)))
 
 
 def _model_plan(dataset: ray.data.Dataset, phase: Phase, settings: dict[str, Any]) -> ray.data.Dataset:
@@ -176,18 +200,10 @@ def _largest_node() -> float:
     return max(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
 
 
-def _lane_task(batch: Any, run: StageRun, phase: Phase, board: Board, secrets: frozenset[str]) -> Any:
-    for text in batch.column("units").to_pylist():
-        for outcome in _lane_outcomes(_units(text), run, phase, board, secrets):
-            yield pa.table({"outcome": [outcome]})
-
-
-def _lane_outcomes(
-    units: Sequence[Unit], run: StageRun, phase: Phase, board: Board, secrets: frozenset[str]
-) -> Iterator[str]:
-    redact.learn_values(secrets)
-    with BoardClient(board) as client:
-        for outcome in do_lane(run, phase, units, client.add):
+def _lane_outcomes(units: Sequence[Unit], settings: Mapping[str, Any]) -> Iterator[str]:
+    redact.learn_values(settings["secrets"])
+    with BoardClient(settings["board"]) as client:
+        for outcome in do_lane(settings["run"], settings["phase"], units, client.add):
             yield _outcome_json(outcome)
 
 
