@@ -11,14 +11,18 @@ _SVALBARD = ((0.0, 9.0, 31), (9.0, 21.0, 33), (21.0, 33.0, 35), (33.0, 42.0, 37)
 """West and east of each zone that is wider than six degrees in band X."""
 
 
-def metres_per_degree(latitude: float) -> tuple[float, float]:
-    """(metres of a degree of longitude, of latitude) at a latitude, on the WGS 84 ellipsoid."""
+def chord_m(latitude: float, longitude: float, other_latitude: float, other_longitude: float) -> float:
+    """Straight distance between points of the WGS 84 ellipsoid, in metres: that on the ground, if they are near."""
+    return math.dist(_in_space(latitude, longitude), _in_space(other_latitude, other_longitude))
+
+
+def _in_space(latitude: float, longitude: float) -> tuple[float, float, float]:
+    """Metres from the Earth's centre: towards 0° E, towards 90° E, and north."""
     a, e2 = 6378137.0, 0.00669437999014
-    sine = math.sin(math.radians(latitude))
-    w = 1 - e2 * sine * sine
-    east = math.radians(1) * a * math.cos(math.radians(latitude)) / math.sqrt(w)
-    north = math.radians(1) * a * (1 - e2) / w**1.5
-    return east, north
+    lat, lon = math.radians(latitude), math.radians(longitude)
+    n = a / math.sqrt(1 - e2 * math.sin(lat) ** 2)
+    out = n * math.cos(lat)
+    return out * math.cos(lon), out * math.sin(lon), n * (1 - e2) * math.sin(lat)
 
 
 def distance_km(latitude: float, longitude: float, other_latitude: float, other_longitude: float) -> float:

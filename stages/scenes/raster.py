@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.geo.ground import is_on_earth, metres_per_degree
+from stages.geo.ground import chord_m, is_on_earth
 from stages.scenes.base import BadScene, Bands
 from stages.scenes.options import RasterOptions, Stretch
 from stages.storage import file_system, is_local
@@ -280,51 +280,93 @@ class Place:
 
 
 NOWHERE = Place({}, None)
+TRUE_WITHIN = 0.01
+"""A projection whose metres are as true as this on the ground is taken at its word."""
+_Side = tuple[float, float]
 
 
 def place(dataset: DatasetReader, window: Window, shape: tuple[int, int]) -> Place:
     """Where a window lies that is shown in `shape` (height, width)."""
+    from affine import Affine
+
     if dataset.crs is None or dataset.transform.is_identity:
         return NOWHERE
-    left, bottom, right, top = dataset.window_bounds(window)
-    return place_of(dataset.crs, (left, bottom, right, top), shape)
+    at = dataset.transform @ Affine.translation(window.col_off, window.row_off)
+    across, down = (at.a * window.width, at.d * window.width), (at.b * window.height, at.e * window.height)
+    xs, ys = (
+        [start, start + one, start + two, start + one + two]
+        for start, one, two in zip((at.c, at.f), across, down, strict=True)
+    )
+    return place_of(dataset.crs, (min(xs), min(ys), max(xs), max(ys)), shape, (across, down))
 
 
-def place_of(crs: Any, bounds: tuple[float, float, float, float], shape: tuple[int, int]) -> Place:
-    """Where an image of `shape` lies that fills `bounds` (left, bottom, right, top) of a reference system."""
+def place_of(
+    crs: Any,
+    bounds: tuple[float, float, float, float],
+    shape: tuple[int, int],
+    sides: tuple[_Side, _Side] | None = None,
+) -> Place:
+    """Where an image lies; nowhere, if its reference system is of no place on Earth.
+
+    Args:
+        crs: reference system.
+        bounds: left, bottom, right, top in its units.
+        shape: (height, width) that the image is shown in.
+        sides: the image's upper and left side as vectors, where it may be turned against the system.
+
+    Raises:
+        BadScene: the system is none, or the image is not on Earth.
+    """
     from rasterio.crs import CRS
-    from rasterio.errors import CRSError
-    from rasterio.warp import transform, transform_bounds
+    from rasterio.warp import transform_bounds
 
+    left, bottom, right, top = map(float, bounds)
     try:
         system = CRS.from_user_input(crs)
-        wgs84 = CRS.from_epsg(4326)
-        centre = ([(bounds[0] + bounds[2]) / 2], [(bounds[1] + bounds[3]) / 2])
-        [longitude], [latitude] = transform(system, wgs84, *centre)[:2]
-        footprint = transform_bounds(system, wgs84, *bounds)
-    except (CRSError, ValueError, RuntimeError) as error:
+        if not (system.is_geographic or system.is_projected):
+            return NOWHERE
+        middle = (left + right) / 2, (bottom + top) / 2
+        [(longitude, latitude)] = _degrees(system, [middle])
+        west, south, east, north = map(float, transform_bounds(system, CRS.from_epsg(4326), left, bottom, right, top))
+        across, down = sides or ((right - left, 0.0), (0.0, bottom - top))
+        width_m, height_m = (_length_m(system, middle, side) for side in (across, down))
+    except Exception as error:  # GDAL's own errors have no public class
         raise BadScene("bad_metadata") from error
     if not is_on_earth(latitude, longitude):
         raise BadScene("bad_metadata")
-    width_m, height_m = _extent_m(system, bounds, latitude)
     facts: dict[str, Any] = {
         "crs": system.to_string(),
-        "bounds": dict(zip(("left", "bottom", "right", "top"), map(float, bounds), strict=True)),
-        "latitude": float(latitude),
-        "longitude": float(longitude),
+        "bounds": {"left": left, "bottom": bottom, "right": right, "top": top},
+        "latitude": latitude,
+        "longitude": longitude,
         "pixel_x_m": width_m / shape[1],
         "pixel_y_m": height_m / shape[0],
     }
-    west, south, east, north = map(float, footprint)
+    west, east = (west - 360, east - 360) if west > 180 else (west, east)
     east += 360 if east < west else 0  # across the date line
-    return Place(facts, (west, south, east, north) if all(map(math.isfinite, footprint)) else None)
+    return Place(facts, (west, south, east, north) if all(map(math.isfinite, (west, south, east, north))) else None)
 
 
-def _extent_m(system: Any, bounds: tuple[float, float, float, float], latitude: float) -> tuple[float, float]:
-    """(width, height) of bounds on the ground, in metres."""
-    width, height = abs(bounds[2] - bounds[0]), abs(bounds[3] - bounds[1])
+def _degrees(system: Any, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """(longitude, latitude) of points; longitudes that are counted to 360 are counted to 180."""
+    from rasterio.crs import CRS
+    from rasterio.warp import transform
+
+    xs, ys = zip(*points, strict=True)
+    found = zip(*transform(system, CRS.from_epsg(4326), xs, ys)[:2], strict=True)
+    return [(lon - 360 if 180 < lon <= 360 else lon, lat) for lon, lat in found]
+
+
+def _length_m(system: Any, middle: tuple[float, float], side: _Side) -> float:
+    """Metres on the ground of a side through the middle, by the scale at the middle.
+
+    Web Mercator's metres are twice too long at 60° north; those of UTM are true to a thousandth, and are kept.
+    """
+    step = side[0] / 200, side[1] / 200
+    ends = [(middle[0] + sign * step[0], middle[1] + sign * step[1]) for sign in (-1, 1)]
+    (west, south), (east, north) = _degrees(system, ends)
+    true = 100 * chord_m(south, west, north, east)
     if system.is_geographic:
-        east, north = metres_per_degree(latitude)
-        return width * east, height * north
-    factor = system.linear_units_factor[1]
-    return width * factor, height * factor
+        return true
+    stated = math.hypot(*side) * float(system.linear_units_factor[1])
+    return stated if abs(stated - true) <= TRUE_WITHIN * true else true

@@ -8,7 +8,7 @@ import pytest
 
 from stages.geo.countries import countries, country_at, country_distance_km, is_country_code
 from stages.geo.facts import derived
-from stages.geo.ground import distance_km, metres_per_degree, utm_zone
+from stages.geo.ground import chord_m, distance_km, utm_zone
 from stages.geo.places import nearest_place
 from stages.geo.seasons import season
 
@@ -99,9 +99,9 @@ def test_nearest_place_keeps_to_its_limit_and_country() -> None:
 
 
 def test_distances_on_the_ground() -> None:
-    east, north = metres_per_degree(0.0)
-    assert east == pytest.approx(111_319.5, abs=1)
-    assert north == pytest.approx(110_574.3, abs=1)
+    assert 100 * chord_m(0.0, 0.0, 0.0, 0.01) == pytest.approx(111_319.5, abs=1)
+    assert 100 * chord_m(0.0, 7.0, 0.01, 7.0) == pytest.approx(110_574.3, abs=1)
+    assert 100 * chord_m(60.0, 179.995, 60.0, -179.995) == pytest.approx(55_800, abs=1)
     assert distance_km(0.0, 179.5, 0.0, -179.5) == pytest.approx(111.2, abs=0.1)
 
 

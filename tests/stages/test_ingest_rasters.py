@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
+from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -194,8 +197,6 @@ def test_a_scene_stays_on_one_side_of_the_split_though_its_tiles_lie_in_many_blo
 
 def test_a_16_bit_geotiff_of_twelve_real_bands(real_data: Path, tmp_path: Path) -> None:
     """The bands of a Sentinel-2 patch in one file, as many archives have them; the view is of B04 from 0 to 2,000."""
-    import rasterio
-
     place = real_data / "rs/bigearthnet/S2A_MSIL2A_20171221T112501_56_35"
     files = sorted(place.glob("*.tif"))
     values = []
@@ -214,3 +215,47 @@ def test_a_16_bit_geotiff_of_twelve_real_bands(real_data: Path, tmp_path: Path) 
     assert np.array_equal(view(tmp_path, row)[..., 0], expected)
     with rasterio.open(row["native"][0]["path"]) as untouched:
         assert (untouched.count, untouched.dtypes[0]) == (12, "uint16")
+
+
+@pytest.mark.parametrize(
+    ("crs", "place", "wanted"),
+    [
+        # (degrees of the middle, metres of a pixel across and down), by the projections' own formulas
+        ("EPSG:3857", (1_000_000, 8_000_000, 10, -10), (58.15, 8.99, 10 * math.cos(math.radians(58.15)), None)),
+        ("EPSG:2263", (1_000_000, 500_000, 30, -30), (41.54, -73.94, 9.144, 9.144)),
+        ("EPSG:4326", (190.0, 60.0, 0.0001, -0.0001), (60.0, -170.0, 5.58, 11.14)),
+        ("EPSG:3031", (100_000, 0, 10, -10), (-89.05, 90.0, 10.0, 10.0)),
+    ],
+)
+def test_spacing_is_that_of_the_ground_in_any_projection(
+    tmp_path: Path, crs: str, place: tuple[float, float, float, float], wanted: tuple[float, ...]
+) -> None:
+    left, top, across, down = place
+    geotiff(tmp_path / "data/a.tif", bands(), crs=crs, bounds=(left, top + 64 * down, left + 64 * across, top))
+    [row] = ingest(tmp_path, scenes(tmp_path / "data"))[0].to_pylist()
+    latitude, longitude, spacing_x, spacing_y = wanted
+    assert (row["latitude"], row["longitude"]) == (pytest.approx(latitude, abs=0.1), pytest.approx(longitude, abs=0.5))
+    assert row["pixel_x_m"] == pytest.approx(spacing_x, rel=0.03)
+    assert row["pixel_y_m"] == pytest.approx(spacing_y or spacing_x, rel=0.03)
+
+
+def test_rasters_that_are_turned_or_of_no_place(tmp_path: Path) -> None:
+    turned = Affine.translation(500_000, 5_000_000) * Affine.rotation(30) * Affine.scale(10, -20)
+    upside_down = Affine.translation(500_000, 4_999_000) * Affine.scale(10, 10)
+    for name, crs, transform in (
+        ("turned", "EPSG:32632", turned),
+        ("upside_down", "EPSG:32632", upside_down),
+        ("local", 'LOCAL_CS["site",UNIT["metre",1]]', Affine.translation(0, 9) * Affine.scale(1, -1)),
+    ):
+        geotiff(tmp_path / f"data/{name}.tif", bands())
+        with rasterio.open(tmp_path / f"data/{name}.tif", "r+") as dataset:
+            dataset.crs, dataset.transform = crs, transform
+    rows = by_url(ingest(tmp_path, scenes(tmp_path / "data"))[0])
+    found = rows["turned.tif"]
+    assert (found["pixel_x_m"], found["pixel_y_m"]) == (pytest.approx(10), pytest.approx(20))
+    middle = turned * (32, 32)
+    assert found["bounds"]["left"] < middle[0] < found["bounds"]["right"]
+    assert found["bounds"]["right"] - found["bounds"]["left"] == pytest.approx(640 * math.cos(math.pi / 6) + 1280 / 2)
+    assert rows["upside_down.tif"]["bounds"]["bottom"] == 4_999_000
+    assert rows["upside_down.tif"]["pixel_y_m"] == pytest.approx(10)
+    assert (rows["local.tif"]["reason"], rows["local.tif"]["latitude"], rows["local.tif"]["pixel_x_m"]) == (None,) * 3
