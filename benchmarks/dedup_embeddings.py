@@ -1,11 +1,12 @@
 """Copies that image features find, by cosine; and how fast they are compared.
 
-    python -m benchmarks.dedup_embeddings quality --data … [--model FOLDER_OR_NAME --pretrained TAG]
+    python -m benchmarks.dedup_embeddings quality --data … [--model FOLDER_OR_NAME --pretrained TAG | --imagenet]
     python -m benchmarks.dedup_embeddings speed [--images 100000]
 
 `quality` encodes real images and copies of a sample (cut, shifted, changed) as `outliers` does, and counts
 for each bound the copies whose cosine with their original reaches it, and the pairs of unrelated images that do.
-Without `--model` it fits a small CLIP to captions of other images first, and shows one of random weights beside it.
+Without `--model` it fits a small CLIP to captions of other images first, and shows one of random weights beside it;
+with `--imagenet` it takes the features of the network that teaches the detector (`pip install '.[detector]'`).
 `speed` compares random vectors in crowds, all with all, in cells, and by FAISS, and counts the pairs that cells miss.
 """
 
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -26,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from benchmarks.copies import CHANGES, QUALITY
-from demo.models import new_open_clip, save_open_clip
+from demo.models import CLIP_PREPROCESS, new_open_clip, save_open_clip
 from stages import cosine
 from stages.embeddings import IMAGES_PER_CELL, SAMPLE_PER_CELL, EmbeddingsConfig
 from stages.features import COLUMN, Vectors, vectors_of
@@ -49,6 +51,7 @@ CONFIG: dict[str, Any] = {
 }
 """A CLIP small enough to be fitted on two cores in minutes."""
 BATCH = 64
+IMAGENET_SIDE = 160
 PROBES = (1, 2, 4, 8)
 
 T = TypeVar("T")
@@ -69,6 +72,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=8, help="every n-th image is copied")
     parser.add_argument("--model", help="an open_clip folder or name, instead of a small one fitted here")
     parser.add_argument("--pretrained", help="its tag of weights")
+    parser.add_argument("--imagenet", action="store_true", help="a network trained on ImageNet instead")
     parser.add_argument("--steps", type=int, default=400, help="of fitting the small one")
     parser.add_argument("--images", type=int, default=100_000, help="vectors that `speed` compares")
     parser.add_argument("--width", type=int, default=512, help="of those vectors")
@@ -89,6 +93,9 @@ def quality(data: Path, args: argparse.Namespace) -> None:
         _show(f"{args.model} {args.pretrained or ''}, {counts}", args.model, args.pretrained, real, pairs)
         return
     with tempfile.TemporaryDirectory() as folder:
+        if args.imagenet:
+            _show(f"ImageNet features, {counts}", str(_imagenet(Path(folder))), None, real, pairs)
+            return
         for title, model in (("fitted", _fitted(data, args.steps)), ("random weights", new_open_clip(0, CONFIG))):
             path = save_open_clip(model, Path(folder) / title, CONFIG)
             _show(f"{title}, {counts}", str(path), None, real, pairs)
@@ -133,6 +140,31 @@ def _jpeg(image: Image) -> bytes:
     out = BytesIO()
     image.save(out, "JPEG", quality=QUALITY)
     return out.getvalue()
+
+
+def _imagenet(folder: Path) -> Path:
+    """An open_clip folder whose images' features are the pooled ones of a network trained on ImageNet."""
+    import torch
+    from open_clip.model import CLIP
+
+    from trainer.detector import teacher
+    from trainer.detector.config import load
+
+    trained = teacher.load(load(None).teacher, "cpu")
+    vision = {"timm_model_name": load(None).teacher.architecture, "timm_model_pretrained": False, "timm_pool": "avg"}
+    vision |= {"timm_proj": "none", "image_size": IMAGENET_SIDE}
+    config = {"embed_dim": trained.num_features, "vision_cfg": vision, "text_cfg": CONFIG["text_cfg"]}
+    model = CLIP(**deepcopy(config)).eval()
+    weights = {name: value for name, value in trained.state_dict().items() if not name.startswith("classifier.")}
+    model.visual.trunk.load_state_dict(weights)
+    with torch.inference_mode():
+        probe = torch.zeros(1, 3, IMAGENET_SIDE, IMAGENET_SIDE)
+        assert torch.allclose(model.visual(probe), teacher.pooled(trained, probe), atol=1e-4)
+    half = [0.5, 0.5, 0.5]
+    preprocess = CLIP_PREPROCESS | {"size": [IMAGENET_SIDE] * 2, "mean": half, "std": half}
+    save_open_clip(model, folder, config)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    return folder
 
 
 def _fitted(data: Path, steps: int) -> Any:
