@@ -240,12 +240,12 @@ def test_spacing_is_that_of_the_ground_in_any_projection(
 
 
 def test_rasters_that_are_turned_or_of_no_place(tmp_path: Path) -> None:
-    turned = Affine.translation(500_000, 5_000_000) * Affine.rotation(30) * Affine.scale(10, -20)
-    upside_down = Affine.translation(500_000, 4_999_000) * Affine.scale(10, 10)
+    turned = Affine.translation(500_000, 5_000_000) @ Affine.rotation(30) @ Affine.scale(10, -20)
+    upside_down = Affine.translation(500_000, 4_999_000) @ Affine.scale(10, 10)
     for name, crs, transform in (
         ("turned", "EPSG:32632", turned),
         ("upside_down", "EPSG:32632", upside_down),
-        ("local", 'LOCAL_CS["site",UNIT["metre",1]]', Affine.translation(0, 9) * Affine.scale(1, -1)),
+        ("local", 'LOCAL_CS["site",UNIT["metre",1]]', Affine.translation(0, 9) @ Affine.scale(1, -1)),
     ):
         geotiff(tmp_path / f"data/{name}.tif", bands())
         with rasterio.open(tmp_path / f"data/{name}.tif", "r+") as dataset:
@@ -253,7 +253,7 @@ def test_rasters_that_are_turned_or_of_no_place(tmp_path: Path) -> None:
     rows = by_url(ingest(tmp_path, scenes(tmp_path / "data"))[0])
     found = rows["turned.tif"]
     assert (found["pixel_x_m"], found["pixel_y_m"]) == (pytest.approx(10), pytest.approx(20))
-    middle = turned * (32, 32)
+    middle = turned @ (32, 32)
     assert found["bounds"]["left"] < middle[0] < found["bounds"]["right"]
     assert found["bounds"]["right"] - found["bounds"]["left"] == pytest.approx(640 * math.cos(math.pi / 6) + 1280 / 2)
     assert rows["upside_down.tif"]["bounds"]["bottom"] == 4_999_000
