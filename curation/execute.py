@@ -149,7 +149,7 @@ def _on_ray(run: StageRun, phase: Phase, lanes: list[list[Unit]], board: Board) 
 def _in_tasks(lanes: Sequence[Sequence[Unit]], phase: Phase, settings: Mapping[str, Any]) -> Iterator[Outcome]:
     """Each lane is a task that streams its outcomes; one whose worker dies begins again, past what is committed."""
     task: Any = ray.remote(_lane_outcomes).options(
-        num_cpus=phase.cpus, num_returns="streaming", max_retries=-1, name=f"{settings['run'].stage} {phase.name}"
+        num_cpus=phase.cpus, num_returns="streaming", max_retries=-1, name=phase.name
     )
     shared = ray.put(settings)
     waiting = iter(lanes)
