@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 PORT = 18_790
 """Keys depend on URLs, and URLs on the port."""
@@ -93,25 +93,44 @@ def recipe(name: str, rows: Path, models: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": "proof", "subset": "proof", "seed": 1, "sources": [source], "stages": stages}
 
 
-def curate(described: Mapping[str, Any], root: Path) -> Path:
-    """Run the pipeline, as a user would; returns the folder of the tars.
+@contextmanager
+def cluster() -> Iterator[None]:
+    """One Ray for all runs within, since to start it takes longer than they do."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    try:
+        yield
+    finally:
+        del os.environ["RAY_ADDRESS"]
+        ray.shutdown()
+
+
+def curate(described: Mapping[str, Any], root: Path, place: Path) -> Path:
+    """Run the pipeline, as a user would; returns the folder of the tars, below `place`.
+
+    Runs may share a root: what an earlier recipe fetched and scored is adopted.
 
     Raises:
         RuntimeError: it failed; the message is its own.
     """
     import yaml
 
-    shards = root / "shards" / "train"
-    if (root / "report" / "report.json").exists():
-        return shards
-    root.mkdir(parents=True, exist_ok=True)
-    path = root.with_suffix(".yaml")
-    path.write_text(yaml.safe_dump(dict(described), sort_keys=False))
-    command = [sys.executable, "-m", "curation.run", str(path), "--root", str(root)]
+    shards = place / "shards"
+    if shards.exists():
+        return shards / "train"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "recipe.yaml").write_text(yaml.safe_dump(dict(described), sort_keys=False))
+    command = [sys.executable, "-m", "curation.run", str(place / "recipe.yaml"), "--root", str(root)]
     done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
     if done.returncode:
-        raise RuntimeError(f"{path}: {done.stderr.strip().splitlines()[-1]}")
-    return shards
+        raise RuntimeError(f"{place}: {done.stderr.strip().splitlines()[-1]}")
+    half = place / "shards.part"
+    shutil.rmtree(half, ignore_errors=True)
+    shutil.copytree(root / "shards", half)
+    half.rename(shards)
+    return shards / "train"
 
 
 def keys_of(shards: Path) -> dict[str, str]:
@@ -124,21 +143,3 @@ def keys_of(shards: Path) -> dict[str, str]:
                     passport = json.load(tar.extractfile(member))  # type: ignore[arg-type]
                     found[member.name.removesuffix(".json")] = passport["url"]
     return found
-
-
-def random_subset(keys: Sequence[str], count: int, seed: int) -> set[str]:
-    """So many keys, drawn without regard to anything."""
-    rng = np.random.default_rng([seed, 3])
-    return set(rng.choice(sorted(keys), count, replace=False).tolist())
-
-
-def write_subset(shards: Path, keys: set[str], out: Path) -> Path:
-    """One tar of the samples with these keys, as they are; returns its folder."""
-    out.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(out / "subset-0000.tar", "w", format=tarfile.USTAR_FORMAT) as new:
-        for path in sorted(shards.glob("*.tar")):
-            with tarfile.open(path) as tar:
-                for member in tar:
-                    if member.name.partition(".")[0] in keys:
-                        new.addfile(member, tar.extractfile(member))
-    return out

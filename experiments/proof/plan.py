@@ -12,6 +12,8 @@ import numpy as np
 
 from experiments.proof import arms, world
 from experiments.proof.trainings import CONFIG, Run, fit, model_folder
+from experiments.subset import draw
+from trainer.data import open_index
 
 SCRATCH_SAMPLES = 3
 """The proof that it learns sees so many times what an arm sees."""
@@ -43,19 +45,26 @@ def prepare(data: Path, out: Path, detector: Path | None, unseen: Path | None) -
     model_folder(out)
     world.write_judge(parts.judge, out / "judge")
     world.write_judge(parts.val, out / "val")
-    _train_part(parts, out)
-    models = {"detector": detector or "builtin", "unseen": unseen, **_selector(parts, out)}
-    with arms.serving(web) as base:
+    with arms.cluster():
+        _train_part(parts, out)
+        _twins(parts, out)
+        _captions(parts, out)
+        models = {"detector": detector or "builtin", "unseen": unseen, **_selector(parts, out)}
         for level in world.LEVELS:
-            folder = out / "pools" / f"{round(level * 100):02d}"
-            rows = world.write_pool(world.pool(parts, level, web), folder, base)
-            for name in arms.arms_at(level):
-                if "unseen" in arms.ARMS[name] and not unseen:
-                    continue
-                _tell(arms.curate(arms.recipe(name, rows, models), folder / name.replace(" ", "_")), name, folder)
-    _twins(parts, out)
-    _captions(parts, out)
+            _pool(parts, level, models, out)
     _base(parts, out)
+
+
+def _pool(parts: world.Parts, level: float, models: Mapping[str, Any], out: Path) -> None:
+    """A contaminated pool, and what each arm's recipe leaves of it."""
+    folder, web = out / "pools" / f"{round(level * 100):02d}", out / "web"
+    with arms.serving(web) as base:
+        rows = world.write_pool(world.pool(parts, level, web), folder, base)
+        for name in arms.arms_at(level):
+            if "unseen" in arms.ARMS[name] and not models["unseen"]:
+                continue
+            described = arms.recipe(name, rows, models)
+            _tell(arms.curate(described, folder / "root", folder / name.replace(" ", "_")), name, folder)
 
 
 def _tell(shards: Path, name: str, folder: Path) -> None:
@@ -72,7 +81,7 @@ def kinds(shards: Path, folder: Path) -> Counter[str]:
 def _ingest(source: Mapping[str, Any], root: Path) -> Path:
     stages = {"ingest": {}, "shards": {"count": 4, "val_fraction": 0.0}}
     described = {"name": "proof", "subset": "proof", "seed": 1, "sources": [dict(source)], "stages": stages}
-    return arms.curate(described, root)
+    return arms.curate(described, root, root.with_name("tars"))
 
 
 def _train_part(parts: world.Parts, out: Path) -> None:
@@ -212,7 +221,7 @@ def _base(parts: world.Parts, out: Path) -> None:
     folder = out / "base"
     if (folder / "model").exists():
         return
-    shards = out / "selector" / "run" / "shards" / "train"
+    shards = out / "selector" / "tars" / "shards" / "train"
     fit(f"{shards}/*.tar", folder, str(model_folder(out, VIT, "vit")), 200, LEARNT, ALL_CAPTIONS)
 
 
@@ -229,7 +238,7 @@ def scratch(out: Path, seed: int, samples: int) -> list[Run]:
             experiment="scratch",
             arm="train part",
             seed=seed,
-            data=f"{out}/train/run/shards/train/*.tar",
+            data=f"{out}/train/tars/shards/train/*.tar",
             judge=str(out / "val"),
             samples=samples * SCRATCH_SAMPLES,
             options=ALL_CAPTIONS,
@@ -243,7 +252,7 @@ def contamination(out: Path, seed: int, samples: int) -> list[Run]:
     for level in world.LEVELS:
         folder = out / "pools" / f"{round(level * 100):02d}"
         whole = folder / arms.NONE / "shards" / "train"
-        keys = sorted(arms.keys_of(whole))
+        index = open_index(f"{whole}/*.tar")
         for name in arms.arms_at(level):
             shards = folder / name.replace(" ", "_") / "shards" / "train"
             if not shards.exists():
@@ -254,7 +263,7 @@ def contamination(out: Path, seed: int, samples: int) -> list[Run]:
                 size = sum(facts.values())
                 subset = folder / "random" / f"{name.replace(' ', '_')}-{seed}"
                 if not subset.exists():
-                    arms.write_subset(whole, arms.random_subset(keys, size, seed), subset)
+                    draw(index, size, seed, subset)
                 found.append(_arm(out, RANDOM + name, level, seed, samples, subset, dict(kinds(subset, folder))))
     return found
 
@@ -281,7 +290,7 @@ def twins(out: Path, seed: int, samples: int) -> list[Run]:
             arm=f"{round(share * 100)} % of the test images",
             level=share,
             seed=seed,
-            data=f"{out}/twins/{round(share * 100):02d}/run/shards/train/*.tar",
+            data=f"{out}/twins/{round(share * 100):02d}/tars/shards/train/*.tar",
             judge=str(out / "judge"),
             samples=samples,
             options=ALL_CAPTIONS,
@@ -297,7 +306,7 @@ def captions(out: Path, seed: int, samples: int) -> list[Run]:
             experiment="captions",
             arm=mode,
             seed=seed,
-            data=f"{out}/captions/{mode}/run/shards/train/*.tar",
+            data=f"{out}/captions/{mode}/tars/shards/train/*.tar",
             judge=str(out / "judge"),
             samples=samples,
             options=ALL_CAPTIONS,
@@ -313,7 +322,7 @@ def peft(out: Path, seed: int, samples: int) -> list[Run]:
             experiment="peft",
             arm="full" if kind == "none" else kind,
             seed=seed,
-            data=f"{out}/twins/00/run/shards/train/*.tar",
+            data=f"{out}/twins/00/tars/shards/train/*.tar",
             judge=str(out / "judge"),
             samples=samples // 2,
             model=str(out / "base" / "model"),
