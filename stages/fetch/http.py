@@ -183,6 +183,11 @@ class Response(asyncio.Protocol):
 
     # What the parser calls
 
+    def on_message_begin(self) -> None:
+        """The first byte of a message: one response, and perhaps interim ones before it."""
+        if self.is_complete:
+            raise ValueError("more than was asked for")
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header, whole."""
         self._header_count += 1
