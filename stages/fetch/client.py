@@ -189,7 +189,7 @@ class Fetcher:
             async with self._places:
                 return await self._ask(url, host, request)
         finally:
-            await host.leave()
+            host.leave()
 
     async def _ask(self, url: URL, host: Host, request: _Attempt) -> bytes | URL:
         """`_get`, once it is our turn: only now time counts."""
@@ -199,7 +199,8 @@ class Fetcher:
             async with asyncio.timeout(min(self.options.first_byte_s, request.seconds_left)) as request.timer:
                 response = await self._connections.get(url)
                 try:
-                    request.timer.reschedule(began + request.seconds_left)
+                    if not response.is_complete:
+                        request.timer.reschedule(began + request.seconds_left)
                     request.status = response.status
                     return await self._accept(response, url, host, request)
                 finally:

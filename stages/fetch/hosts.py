@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 
 BREAK_AFTER = 5
 """Failures to connect, one after another, after which a host counts as down…"""
@@ -41,8 +42,7 @@ class Host:
         self._resume_at = 0.0
         self._down_until = 0.0
         self._next_at = 0.0
-        self._waiting = 0
-        self._freed = asyncio.Condition()
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     def allow(self, per_host: int, rate: float | None) -> None:
         """Raise the limits to these."""
@@ -70,26 +70,36 @@ class Host:
                 await asyncio.sleep(pause)
             elif self.active < self.limit:
                 self.active += 1
-                if await self._take_turn():
+                if self.rate is None or await self._take_turn(self.rate):
                     return
-                await self.leave()
+                self.leave()
             else:
                 await self._wait_for_news()
 
     async def _wait_for_news(self) -> None:
-        self._waiting += 1
+        news = asyncio.get_running_loop().create_future()
+        self._waiting.append(news)
         try:
-            async with self._freed:
-                await self._freed.wait_for(self._has_news)
-        finally:
-            self._waiting -= 1
+            await news
+        except asyncio.CancelledError:
+            if not news.cancelled():
+                self._tell()  # the news was for somebody who can use it
+            raise
 
-    async def _take_turn(self) -> bool:
+    def _tell(self) -> None:
+        """Wake those who can go on: as many as there are slots, or, after bad news, all."""
+        is_bad = self.is_down or self._resume_at > time.monotonic()
+        left = len(self._waiting) if is_bad else self.limit - self.active
+        while left > 0 and self._waiting:
+            news = self._waiting.popleft()
+            if not news.done():
+                news.set_result(None)
+                left -= 1
+
+    async def _take_turn(self, rate: float) -> bool:
         """With a slot in hand, wait until the rate allows a request; False when bad news came meanwhile."""
-        if self.rate is None:
-            return True
         at = max(self._next_at, time.monotonic())
-        self._next_at = at + 1 / self.rate
+        self._next_at = at + 1 / rate
         await self._sleep_with_slot(at - time.monotonic())
         return not self.is_down and self._resume_at <= time.monotonic()
 
@@ -97,22 +107,14 @@ class Host:
         try:
             await asyncio.sleep(max(seconds, 0))
         except asyncio.CancelledError:
-            await self.leave()
+            self.leave()
             raise
 
-    def _has_news(self) -> bool:
-        return self.active < self.limit or self.is_down or self._resume_at > time.monotonic()
-
-    async def leave(self) -> None:
+    def leave(self) -> None:
         """Give the slot back. After bad news everyone waiting looks again."""
         self.active -= 1
-        if not self._waiting:
-            return
-        async with self._freed:
-            if self.is_down or self._resume_at > time.monotonic():
-                self._freed.notify_all()
-            else:
-                self._freed.notify(max(self.limit - self.active, 0))
+        if self._waiting:
+            self._tell()
 
     def answered(self) -> None:
         """A response came that is no wish to be left alone."""

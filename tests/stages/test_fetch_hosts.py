@@ -36,7 +36,7 @@ def waited(clock: Clock, host: Host) -> float:
 
     async def once() -> None:
         await host.enter()
-        await host.leave()
+        host.leave()
 
     before = clock.now
     asyncio.run(once())
@@ -123,3 +123,20 @@ def test_limits_only_grow(clock: Clock) -> None:
     host.throttled(429, 1.0)
     host.allow(8, 4.0)
     assert host.limit == 1
+
+
+def test_whoever_gives_up_waiting_leaves_the_slot_to_the_next() -> None:
+    async def work() -> None:
+        host = Host(per_host=1)
+        await host.enter()
+        first, second, third = (asyncio.create_task(host.enter()) for _ in range(3))
+        await asyncio.sleep(0)
+        third.cancel()
+        host.leave()
+        first.cancel()  # it was its turn
+        await asyncio.wait_for(second, 5)
+        assert host.active == 1
+        assert first.cancelled()
+        assert third.cancelled()
+
+    asyncio.run(work())
