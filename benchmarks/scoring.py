@@ -344,6 +344,10 @@ def on_cpu(args: argparse.Namespace, name: str) -> None:
     for _ in range(args.runs):
         for contender in contenders:
             runs[contender].append(_run(args, name, contender, args.images))
+            rate, cost = runs[contender][-1]
+            print(
+                f"{name} {contender}: {rate:.1f} images/s, {1000 * cost:.0f} ms of processor an image", file=sys.stderr
+            )
     print(f"\n{name}\n\n| contender | images/s | × the loop | processor time, ms an image | × the loop |", end="")
     print(" largest differences | kept alike, best 90 % |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     loop = _scores(args.root / "loop.parquet")
