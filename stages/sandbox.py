@@ -28,6 +28,7 @@ import sys
 import tempfile
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from stages.errors import UnitError
@@ -50,8 +51,8 @@ _READY = b"\1"
 _BUFFER = 1 << 20
 _FLUSHED = 1 << 16
 """Bytes of answers that a child keeps back at most."""
-_PIECES = 512
-"""Of one system call: below every system's limit."""
+_PIECES = 64
+"""Of one system call: below every system's limit, and more than a socket takes at once."""
 
 Judged = tuple[Verdict, bytes]
 """A verdict, and the resized image (empty when nothing was resized)."""
@@ -100,9 +101,8 @@ class _Child:
     def send(self) -> bool:
         """Send as much as it takes now; whether that was all."""
         while self.unsent:
-            pieces = [self.unsent[place] for place in range(min(len(self.unsent), _PIECES))]
             try:
-                sent = self.socket.sendmsg(pieces)
+                sent = self.socket.sendmsg(list(islice(self.unsent, _PIECES)))
             except BlockingIOError:
                 return False
             while sent:
@@ -323,9 +323,9 @@ def _serve(channel: socket.socket, begun: mmap.mmap, judge: Callable[[bytes], Ju
 
 
 def _bodies(channel: socket.socket, answers: bytearray) -> Iterator[bytes]:
-    """The bodies asked about. Before it waits for more, or when they are many, it sends the answers so far."""
+    """The bodies asked about."""
     received = bytearray()
-    while piece := channel.recv(_BUFFER):
+    while piece := _more(channel, answers):
         received += piece
         at = 0
         while len(received) - at >= _LENGTH.size:
@@ -335,15 +335,17 @@ def _bodies(channel: socket.socket, answers: bytearray) -> Iterator[bytes]:
                 break
             yield bytes(memoryview(received)[start:end])
             at = end
-            if len(answers) > _FLUSHED:
-                _flush(channel, answers)
         del received[:at]
-        _flush(channel, answers)
 
 
-def _flush(channel: socket.socket, answers: bytearray) -> None:
+def _more(channel: socket.socket, answers: bytearray) -> bytes:
+    """What comes next. Before it waits for that, or when they are many, the answers so far are sent."""
+    if len(answers) < _FLUSHED:
+        with contextlib.suppress(BlockingIOError):
+            return channel.recv(_BUFFER, socket.MSG_DONTWAIT)
     channel.sendall(answers)
     answers.clear()
+    return channel.recv(_BUFFER)
 
 
 def _judge(settings: Mapping[str, Any]) -> Callable[[bytes], Judged]:
