@@ -51,7 +51,7 @@ CONFIG: dict[str, Any] = {
 }
 """A CLIP small enough to be fitted on two cores in minutes."""
 BATCH = 64
-IMAGENET_SIDE = 160
+IMAGENET_SIDE = 128
 PROBES = (1, 2, 4, 8)
 
 T = TypeVar("T")
