@@ -234,7 +234,7 @@ class BigEarthNetReader:
     def _record(self, entry: Entry) -> dict[str, Any]:
         path = f"{entry.path}/{entry.url}_labels_metadata.json"
         try:
-            record = json.loads(Store(path, self.source.storage_options).read(path))
+            record = tables.parsed(Store(path, self.source.storage_options).read(path))
         except (OSError, ValueError) as error:
             raise BadScene("bad_metadata") from error
         corners = record.get("coordinates") if isinstance(record, dict) else None

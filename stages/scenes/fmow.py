@@ -7,7 +7,6 @@ polygon, whose corners are geographic, so that pixels are square in degrees and 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -133,7 +132,7 @@ class FmowReader:
     def _record(self, entry: Entry) -> dict[str, Any]:
         path = entry.path.rpartition(".")[0] + ".json"
         try:
-            record = json.loads(Store(path, self.source.storage_options).read(path))
+            record = tables.parsed(Store(path, self.source.storage_options).read(path))
         except (OSError, ValueError) as error:
             raise BadScene("bad_metadata") from error
         if not isinstance(record, dict):
@@ -162,10 +161,10 @@ def _labels(record: Mapping[str, Any]) -> list[str]:
         BadScene: it has none, or one that is not among fMoW's.
     """
     stated = [box.get("category") for box in _boxes(record)] or [record.get("category")]
-    named = [name for name in dict.fromkeys(stated) if name]
-    if not named or any(name not in classes() for name in named):
+    named = [name for name in stated if name]
+    if not named or not all(isinstance(name, str) and name in classes() for name in named):
         raise BadScene("bad_metadata")
-    return [text for name in named if (text := classes()[name])]
+    return [text for name in dict.fromkeys(named) if (text := classes()[name])]
 
 
 def _objects(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -190,8 +189,8 @@ def _place(record: Mapping[str, Any], entry: Entry) -> Any:
     import shapely
 
     try:
-        polygon = shapely.from_wkt(record.get("raw_location"))
-    except (shapely.errors.ShapelyError, TypeError) as error:
+        polygon = shapely.from_wkt(str(record.get("raw_location")))
+    except shapely.errors.ShapelyError as error:
         raise BadScene("bad_metadata") from error
     if polygon is None or polygon.geom_type != "Polygon" or not polygon.is_valid or not polygon.area:
         raise BadScene("bad_metadata")

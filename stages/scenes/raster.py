@@ -154,13 +154,14 @@ def _start(filesystem: Any, path: str) -> tuple[bytes, bytes | None]:
 @contextlib.contextmanager
 def _damage() -> Iterator[None]:
     """What GDAL says about a file it cannot read further, as a reason."""
+    from rasterio._err import CPLE_BaseError  # what GDAL says that rasterio has no class of its own for
     from rasterio.errors import RasterioError, RasterioIOError
 
     try:
         yield
     except RasterioIOError as error:
         raise BadScene(_damage_of(error)) from error
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError) as error:
         raise BadScene("corrupt") from error
     except MemoryError as error:
         raise BadScene("decoder_crash") from error

@@ -76,7 +76,7 @@ class RowMaker:
             yield self.dropped(entry, "filtered")
             return
         try:
-            scene = self.reader.scene(entry, {name: file.read(*at) for name, at in self.reader.parts(entry).items()})
+            scene = self._scene(entry, {name: file.read(*at) for name, at in self.reader.parts(entry).items()})
         except BadScene as bad:
             yield self.dropped(entry, bad.reason)
             return
@@ -91,6 +91,13 @@ class RowMaker:
                 yield self.dropped(entry, bad.reason, scene)
             else:  # the tiles so far are whole
                 yield self.dropped(_rest(entry, made), bad.reason, scene)
+
+    def _scene(self, entry: Entry, parts: Mapping[str, bytes]) -> Scene:
+        """What the reader says; a record can hold anything where a number, a text or a list is expected."""
+        try:
+            return self.reader.scene(entry, parts)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise BadScene("bad_metadata") from error
 
     def _is_wanted(self, entry: Entry) -> bool:
         names = self.reader.ids(entry)

@@ -14,6 +14,8 @@ from stages.errors import UnitError
 from stages.sources import SourceFile
 from stages.storage import Store
 
+YEARS = range(1800, 2200)
+"""In which an image may have been taken."""
 _BATCH = 4096
 
 
@@ -43,7 +45,7 @@ def _separated(delimiter: str) -> Any:
 def _json_lines(store: Store, path: str) -> Iterator[dict[str, Any]]:
     with _text(store, path) as text:
         for line in text:
-            row = json.loads(line) if line.strip() else None
+            row = parsed(line) if line.strip() else None
             if isinstance(row, dict):
                 yield row
 
@@ -70,6 +72,18 @@ _READERS = {
     "ndjson": _json_lines,
     "parquet": _parquet,
 }
+
+
+def parsed(text: str | bytes) -> Any:
+    """A JSON value whose texts can be written: halves of surrogate pairs become question marks.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value = json.loads(text)
+    if not isinstance(text, str):
+        text = text.decode("utf-8", "replace")
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")) if "\\u" in text else value
 
 
 def pick(row: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -99,13 +113,13 @@ def number(value: Any) -> float | None:
     """A cell as a finite number, else None."""
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return found if abs(found) < float("inf") else None
 
 
 def moment(value: Any) -> datetime | None:
-    """A date and time in UTC, from ISO 8601, `YYYY:MM:DD hh:mm:ss` or a value of a table; None when it is none."""
+    """A date and time in UTC, from ISO 8601, `YYYY:MM:DD hh:mm:ss` or a table's value; None if it is none of YEARS."""
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     if isinstance(value, str):
@@ -116,6 +130,6 @@ def moment(value: Any) -> datetime | None:
             value = datetime.fromisoformat(text)
         except ValueError:
             return None
-    if not isinstance(value, datetime):
+    if not isinstance(value, datetime) or value.year not in YEARS:
         return None
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

@@ -6,7 +6,7 @@ with the image. What a sample's JSON says under the names of this project's colu
 
 from __future__ import annotations
 
-import json
+import math
 import tarfile
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -149,21 +149,31 @@ def estimate(reader: WebdatasetReader) -> int:
 
 
 def taken_over(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a passport that have the type of their column; others are left out."""
+    """The facts of a passport that have the type of their column, and all that they need; others are left out."""
     facts = {}
     for name in sorted(TAKEN_OVER & said.keys()):
-        value = tables.moment(said[name]) if name == "acquired_at" else said[name]
-        if value is not None and _fits(value, name):
+        value = tables.moment(said[name]) if name == "acquired_at" else _typed(said[name], name)
+        if value is not None:
             facts[name] = value
+    if "objects" in facts:
+        facts["objects"] = [box for box in facts["objects"] if box and None not in (box[side] for side in _SIDES)]
+    if "bounds" in facts and None in facts["bounds"].values():
+        del facts["bounds"]
+    if not {"pixel_x_m", "pixel_y_m"} <= facts.keys():
+        facts = {name: value for name, value in facts.items() if name not in ("pixel_x_m", "pixel_y_m")}
     return facts
 
 
-def _fits(value: Any, name: str) -> bool:
+_SIDES = ("x", "y", "width", "height")
+
+
+def _typed(value: Any, name: str) -> Any:
+    """A value as its column holds it; None when it does not fit, or is no finite number."""
     try:
-        pa.array([value], schema.INGEST.field(name).type)
+        [found] = pa.array([value], schema.INGEST.field(name).type).to_pylist()
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return False
-    return True
+        return None
+    return None if isinstance(found, float) and not math.isfinite(found) else found
 
 
 def _captions(value: Any, source: str) -> list[dict[str, str]]:
@@ -180,7 +190,7 @@ def _captions(value: Any, source: str) -> list[dict[str, str]]:
 def _json(data: bytes | None) -> dict[str, Any]:
     """A sample's JSON; what is none says nothing."""
     try:
-        said = json.loads(data) if data else {}
+        said = tables.parsed(data) if data else {}
     except ValueError:
         return {}
     return said if isinstance(said, dict) else {}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from stages.captioning.facts import slots
 from stages.scenes.fmow import classes
 from tests.stages.ingesting import by_url, fmow_chip, fmow_record, ingest, picture, polygon, reasons
 
@@ -187,3 +188,27 @@ def test_tiles_of_a_chip_have_places_and_boxes_of_their_own(tmp_path: Path) -> N
     assert rows[0]["objects"] == [{"label": "dam", "x": 0.0, "y": 0.0, "width": 8.0, "height": 16.0}]
     assert rows[1]["longitude"] - rows[0]["longitude"] == pytest.approx(0.005)
     assert rows[0]["pixel_x_m"] == pytest.approx(0.01 * 91_000 / 64, rel=0.01), "of the file's pixels"
+
+
+ANYTHING: list[Any] = [
+    *(None, True, -1, 10**30, 1e308, float("nan"), float("inf"), "", "x", "\ud800", "9" * 400),
+    *([], {}, [[]], [None], [float("nan")] * 4, ["a", "b", "c", "d"], {"a": 1}),
+    *("POLYGON ((", "MULTIPOLYGON (((0 0, 0 1, 1 1, 0 0)))", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00Z"),
+]
+"""What a damaged record may hold instead of a value."""
+
+
+def test_no_value_of_a_record_stops_the_run_whatever_it_holds(tmp_path: Path) -> None:
+    """Every key of a record in turn holds anything; the row is kept or has a reason, and what is kept has words."""
+    names = [*fmow_record(), "sun_elevation_dbl", "pan_resolution_dbl"]
+    cases = [(name, value) for name in names for value in ANYTHING]
+    for number, (name, value) in enumerate(cases):
+        record = json.dumps({**fmow_record(), name: value})
+        fmow_chip(tmp_path / "train", f"dam_{number}_0_rgb", number % 7, record)
+    rows = ingest(tmp_path, fmow(tmp_path / "train"))[0].to_pylist()
+    assert len(rows) == len(cases)
+    assert {row["reason"] for row in rows} == {None, "bad_metadata"}
+    assert 50 < sum(row["reason"] is not None for row in rows) < len(rows) - 50
+    for row in rows:
+        if row["reason"] is None:
+            assert slots(row)["country"] == "Australia"

@@ -259,3 +259,19 @@ def test_rasters_that_are_turned_or_of_no_place(tmp_path: Path) -> None:
     assert rows["upside_down.tif"]["bounds"]["bottom"] == 4_999_000
     assert rows["upside_down.tif"]["pixel_y_m"] == pytest.approx(10)
     assert (rows["local.tif"]["reason"], rows["local.tif"]["latitude"], rows["local.tif"]["pixel_x_m"]) == (None,) * 3
+
+
+def test_bytes_that_flip_cost_a_row_at_most(tmp_path: Path) -> None:
+    """Sixty GeoTIFFs with up to twenty wrong bytes, most of them in the header and its tags."""
+    rng = np.random.default_rng(4)
+    for number in range(60):
+        path = tmp_path / f"data/{number}.tif"
+        geotiff(path, bands(4).astype(np.uint16) * 50)
+        data = bytearray(path.read_bytes())
+        for _ in range(rng.integers(1, 20)):
+            data[rng.integers(500 if rng.random() < 0.6 else len(data))] = int(rng.integers(256))
+        path.write_bytes(bytes(data))
+    rows = ingest(tmp_path, scenes(tmp_path / "data", tile={"size": 64}))[0].to_pylist()
+    found = {row["reason"] for row in rows}
+    assert {None, "corrupt"} <= found <= {None, "corrupt", "truncated", "not_an_image", "nodata", "bad_metadata"}
+    assert len({row["url"].partition("#")[0] for row in rows}) == 60

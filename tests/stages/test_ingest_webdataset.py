@@ -215,3 +215,30 @@ def test_of_a_large_image_that_ends_early_the_tiles_before_stay(tmp_path: Path) 
         tile = np.asarray(Image.open(io.BytesIO(stored(tmp_path / "run", row)))).astype(int)
         x, y = row["window"]["x"], row["window"]["y"]
         assert np.abs(tile - expected[y : y + 64, x : x + 64]).max() <= 20, "two decoders differ by less than a gap"
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ({"pixel_x_m": 1.0}, {"pixel_x_m": None}),
+        ({"pixel_x_m": float("nan"), "pixel_y_m": 1.0}, {"pixel_x_m": None, "pixel_y_m": None}),
+        ({"objects": ["a"], "labels": ["port"]}, {"labels": ["port"]}),
+        ({"objects": [{"label": "a", "x": 1}, None]}, {}),
+        ({"bounds": {"left": 1}, "crs": "EPSG:4326"}, {"bounds": None}),
+        ({"crs": "EPSG:32632", "bounds": {"left": 1e300, "bottom": 0, "right": 0, "top": 1}}, {}),
+        (
+            {"labels": "port", "country": 7, "month": 10**30, "acquired_at": "9999-12-31T23:59:59-14:00"},
+            {"month": None},
+        ),
+        ({"location": "\ud800", "url": "\udfff"}, {"location": "?", "url": "?"}),
+    ],
+)
+def test_a_passport_that_says_nonsense_says_nothing(tmp_path: Path, said: Any, kept: dict[str, Any]) -> None:
+    members = {"a.jpg": jpeg(1, 100), "a.txt": b"\xff a dam", "a.json": json.dumps(said).encode()}
+    tar(tmp_path / "0.tar", members)
+    [row] = ingest(tmp_path, wds(str(tmp_path / "0.tar")))[0].to_pylist()
+    assert {name: row[name] for name in kept} == kept
+    assert row["reason"] is None
+    cut = ingest(tmp_path, wds(str(tmp_path / "0.tar"), options={"tile": {"size": 64}}))[0]
+    assert cut.num_rows in (1, 4)
+    assert {row["reason"] for row in cut.to_pylist()} <= {None, "bad_metadata"}
