@@ -150,7 +150,7 @@ def estimate(reader: WebdatasetReader) -> int:
 
 def taken_over(said: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of a passport that have the type of their column, and all that they need; others are left out."""
-    facts = {}
+    facts: dict[str, Any] = {}
     for name in sorted(TAKEN_OVER & said.keys()):
         value = tables.moment(said[name]) if name == "acquired_at" else _typed(said[name], name)
         if value is not None:
