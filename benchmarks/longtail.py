@@ -33,12 +33,13 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
+from tests.e2e.head import free_port
+
 MEDIAN_S, SIGMA, MOST_S = 0.3, 1.0, 4.0
 """Of hosts' latencies, and of their log; and the slowest host's."""
 JITTER, LONGEST_S = 0.3, 7.0
 """Of the log of one answer's latency over its host's; and the slowest answer's."""
 DEAD, TARPITS = 0.15, 0.02
-PORT, NO_PORT = 18090, 18091
 LANES, CONCURRENCY = 4, 128
 """Requests at once: lanes on two cores, and of each."""
 
@@ -54,6 +55,8 @@ class Web:
     """By host: alive, refusing, silent, tarpit."""
     latencies: tuple[float, ...] = field(init=False)
     """Seconds, by host."""
+    ports: tuple[int, int] = field(default_factory=lambda: (free_port(), free_port()))
+    """Of hosts that listen, and one on which nobody does."""
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -74,7 +77,7 @@ class Web:
 
     def url(self, number: int) -> str:
         host = number % self.hosts
-        port = NO_PORT if self.kinds[host] == "refusing" else PORT
+        port = self.ports[self.kinds[host] == "refusing"]
         return f"http://{self.address(host)}:{port}/{number}.jpg"
 
     @property
@@ -154,7 +157,7 @@ def _serve(web: Web, peak: Any) -> None:
     async def main() -> None:
         body = jpeg()
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Server(web, body, peak), "0.0.0.0", PORT, backlog=4096)
+        server = await loop.create_server(lambda: Server(web, body, peak), "0.0.0.0", web.ports[0], backlog=4096)
         await server.serve_forever()
 
     asyncio.run(main())
