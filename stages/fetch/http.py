@@ -102,11 +102,15 @@ class Response(asyncio.Protocol):
         while self.size <= most:
             if self.is_complete:
                 return True
-            if self._is_paused:
-                self._is_paused = False
-                self._transport.resume_reading()
+            self.resume()
             await self._news()
         return False
+
+    def resume(self) -> None:
+        """Take what comes again."""
+        if self._is_paused:
+            self._is_paused = False
+            self._transport.resume_reading()
 
     @property
     def body(self) -> bytes:
@@ -265,6 +269,7 @@ class Connections:
         if not response.is_reusable:
             response.abort()
             return
+        response.resume()  # a body may have been whole, and yet more than was asked for
         loop = asyncio.get_running_loop()
         response.idle_since = loop.time()
         self._idle.setdefault(response.origin, []).append(response)

@@ -213,3 +213,16 @@ def test_idle_connections_are_closed_after_a_while(monkeypatch: pytest.MonkeyPat
             assert server.connections == 2
 
     asyncio.run(work())
+
+
+def test_a_connection_that_was_full_takes_the_next_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole body came in the read that was one too many."""
+    monkeypatch.setattr(http, "AHEAD", 2)
+
+    async def work() -> None:
+        async with serving(OK, OK, OK) as (server, connections):
+            for _ in range(3):
+                assert await asyncio.wait_for(body(connections, server.url), 5) == b"abc"
+            assert server.connections == 1
+
+    asyncio.run(work())
