@@ -1,8 +1,8 @@
 """What a record says about its image, in words that templates can use. What is not known has no slot.
 
 Cloud cover, view angles and the like belong to a whole acquisition, not to the image: they have one slot, which says
-so, and no template uses it unless the recipe names a set that does. Seasons are the
-record's, which knows the hemisphere.
+so, and no template uses it unless the recipe names a set that does. Seasons are the record's, which knows the
+hemisphere.
 """
 
 from __future__ import annotations
