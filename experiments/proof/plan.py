@@ -176,17 +176,22 @@ def _altered(item: world.Captioned, web: Path, rng: np.random.Generator) -> worl
 
 def _captions(parts: world.Parts, out: Path) -> None:
     """The clean pairs, their captions joined to facts in the order of `compose: budget` and in the paper's."""
+    from stages.captioning.meta import load_templates
+
+    templates = load_templates(["fmow"], "templates")
     for mode in COMPOSE:
+        if (out / "captions" / mode / "tars" / "shards").exists():
+            continue
         rng = np.random.default_rng([world.SEED, 6])
-        items = [_with_facts(item, mode, rng) for item in parts.topic]
+        items = [_with_facts(item, mode, templates, rng) for item in parts.topic]
         _ingest(world.write_folder(items, out / "captions" / mode), out / "captions" / mode / "run")
 
 
-def _with_facts(item: world.Captioned, mode: str, rng: np.random.Generator) -> world.Captioned:
+def _with_facts(item: world.Captioned, mode: str, templates: Any, rng: np.random.Generator) -> world.Captioned:
     """The class is the image's; place, date and sizes are made up, since the images came without."""
     from stages.captioning.compose import compose
     from stages.captioning.facts import slots
-    from stages.captioning.meta import Part, load_templates
+    from stages.captioning.meta import Part
 
     month = int(rng.integers(1, 13))
     record = {
@@ -209,7 +214,7 @@ def _with_facts(item: world.Captioned, mode: str, rng: np.random.Generator) -> w
     found = []
     for number, text in enumerate(item.captions):
         key = f"{item.path.name}-{number}"
-        sentences = load_templates(["fmow"], "templates").sentences(slots(record), world.SEED, key)
+        sentences = templates.sentences(slots(record), world.SEED, key)
         sentences.append(Part(strip.format(*rng.integers(10, 80, 4)), "metadata"))
         caption, whole = Part(text.strip(), "user"), Part(" ".join(each.text for each in sentences), "metadata")
         found.append(compose(caption, whole, sentences, mode, CONTEXT).text)

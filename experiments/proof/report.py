@@ -56,8 +56,8 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[flo
 def contamination(rows: Sequence[Row]) -> str:
     """Arms of every level against random subsets of their size."""
     lines = [
-        "| bad pairs | arm | pairs | aerial, copies, off topic | top-1 | less random's | mR | less random's |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| bad pairs | arm | pairs | aerial, copies, off topic | seeds | top-1 | less random's | mR | less random's |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for level in sorted({row["level"] for row in rows}):
         of_level = [row for row in rows if row["level"] == level]
@@ -69,7 +69,7 @@ def contamination(rows: Sequence[Row]) -> str:
 def _line(rows: Sequence[Row], level: float, arm: str) -> str:
     row = next(row for row in rows if row["arm"] == arm)
     counts = ", ".join(f"{row['facts'].get(kind, 0):.0f}" for kind in KINDS)
-    cells = [f"{level:.0%}", arm, f"{row['size']:,}", counts]
+    cells = [f"{level:.0%}", arm, f"{row['size']:,}", counts, str(len(by_seed(rows, level, arm, "top1")))]
     for measure in MEASURES:
         own, other = by_seed(rows, level, arm, measure), by_seed(rows, level, RANDOM + arm, measure)
         cells.append(f"{np.mean(list(own.values())):.2f}")

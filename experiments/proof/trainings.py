@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,10 @@ def train_all(runs: Sequence[Run], out: Path, processes: int) -> list[dict[str, 
 
 
 def _one_thread() -> None:
+    """And tokens are kept: every run reads the same texts."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
+    from open_clip import SimpleTokenizer
 
     torch.set_num_threads(1)
+    SimpleTokenizer.encode = cache(SimpleTokenizer.encode)

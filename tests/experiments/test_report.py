@@ -41,8 +41,8 @@ def test_each_arm_stands_beside_the_random_subset_of_its_size(tmp_path: Path) ->
         rows += [row("contamination", RANDOM + "all", seed, 9 + noise, 0.5), row("scratch", "train part", seed, 30.0)]
         rows += [row("peft", "full", seed, 20.0 + noise), row("peft", "lora", seed, 18.0 + noise)]
     told = report.write(rows, tmp_path)
-    assert "| 50% | all | 100 | 90, 0, 10 | 14.00 | +5.00 ± 0.00 | 8.00 | +2.50 ± 0.00 |" in told
-    assert "| 50% | none | 100 | 90, 0, 10 | 10.00 |  | 6.00 |  |" in told
+    assert "| 50% | all | 100 | 90, 0, 10 | 3 | 14.00 | +5.00 ± 0.00 | 8.00 | +2.50 ± 0.00 |" in told
+    assert "| 50% | none | 100 | 90, 0, 10 | 3 | 10.00 |  | 6.00 |  |" in told
     assert "| lora | 3 | 18.00 (sd 0.10) | -2.00 ± 0.00 |" in told
     assert "### Scratch" in told
     drawn = (tmp_path / report.PLOT).read_text()
