@@ -56,6 +56,7 @@ def start_ray(*, debug: bool = False) -> None:
     """Join the cluster that `RAY_ADDRESS` or this machine offers, else start one here."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_agent_manager_retry_interval_ms", "100")  # its start waits for its agent in such steps
     if not debug:
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ core writes over the progress
