@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--only", action="append", choices=sorted(plan.EXPERIMENTS), help="may be repeated")
     report = command("report", _report, "tables and plots of the results that are there")
     report.add_argument("--plots", type=Path, help="folder of the plots; default: OUT")
+    report.add_argument("--page", type=Path, help="Markdown file whose tables are written anew, between its marks")
     return top
 
 
@@ -66,7 +67,10 @@ def _report(options: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = [
         json.loads(path.read_text()) for path in sorted((options.out / "results").glob("*.json"))
     ]
-    print(report.write(rows, options.plots or options.out))
+    told = report.write(rows, options.plots or options.out)
+    if options.page:
+        report.fill(options.page, told)
+    print(told)
 
 
 if __name__ == "__main__":

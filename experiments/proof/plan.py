@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def _tell(shards: Path, name: str, folder: Path) -> None:
     print(f"{folder.name} % {name}: {sum(facts.values())} pairs, {dict(facts)}", flush=True)
 
 
+@cache
 def kinds(shards: Path, folder: Path) -> Counter[str]:
     """How many samples of each kind tars hold."""
     truth = {row["name"]: row["kind"] for row in map(json.loads, (folder / "truth.jsonl").read_text().splitlines())}

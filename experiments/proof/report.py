@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from experiments.proof.plan import RANDOM
+from trainer.errors import UserError
 
 Row = Mapping[str, Any]
 MEASURES = {"top1": "30-way zero-shot top-1, %", "mR_same_text": "retrieval mR, %, same text is right"}
 KINDS = {"topic": "aerial", "duplicate": "copies", "off_topic": "off topic"}
 PLOT = "proof.svg"
+MARKS = ("<!-- tables -->", "<!-- /tables -->")
+"""Of a page, around what is written anew."""
 
 
 def write(rows: Sequence[Row], folder: Path) -> str:
@@ -23,7 +26,7 @@ def write(rows: Sequence[Row], folder: Path) -> str:
     parts = []
     if contaminated:
         draw(contaminated, folder / PLOT)
-        parts.append("### Contamination\n\n" + contamination(contaminated))
+        parts.append(f"### Contamination\n\n{contamination(contaminated)}\n\n{reading(contaminated)}")
     for name, against in (
         ("scratch", None),
         ("twins", "0 % of the test images"),
@@ -34,6 +37,34 @@ def write(rows: Sequence[Row], folder: Path) -> str:
         if chosen:
             parts.append(f"### {name.capitalize()}\n\n" + plain(chosen, against))
     return "\n\n".join(parts)
+
+
+def fill(page: Path, tables: str) -> None:
+    """Write the tables between a page's marks.
+
+    Raises:
+        UserError: it has no marks.
+    """
+    text = page.read_text(encoding="utf-8")
+    before, first, rest = text.partition(MARKS[0])
+    _, last, after = rest.partition(MARKS[1])
+    if not first or not last:
+        raise UserError(f"--page {page}: it has no {MARKS[0]} and {MARKS[1]}")
+    page.write_text(f"{before}{first}\n\n{tables}\n\n{last}{after}", encoding="utf-8")
+
+
+def reading(rows: Sequence[Row]) -> str:
+    """How many filtered arms are beyond their random subsets, by the intervals."""
+    lines = []
+    for measure, name in MEASURES.items():
+        found = [
+            paired(by_seed(rows, level, arm, measure), by_seed(rows, level, RANDOM + arm, measure))
+            for level, arm in _points(rows)
+        ]
+        better, worse = sum(mean - half > 0 for mean, half in found), sum(mean + half < 0 for mean, half in found)
+        lines.append(f"{name}: {better} of {len(found)} filtered arms above their random subsets, {worse} below")
+    least = min(len(by_seed(rows, level, arm, "top1")) for level, arm in _points(rows)) if _points(rows) else 0
+    return f"{'; '.join(lines)}; the others undecided. Seeds an arm: at least {least}."
 
 
 def by_seed(rows: Sequence[Row], level: float, arm: str, measure: str) -> dict[int, float]:
@@ -51,6 +82,11 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[flo
         return float(differences.mean()) if len(seeds) else float("nan"), float("nan")
     spread = differences.std(ddof=1) / np.sqrt(len(seeds)) * t.ppf(0.975, len(seeds) - 1)
     return float(differences.mean()), float(spread)
+
+
+def _difference(first: Mapping[int, float], second: Mapping[int, float]) -> str:
+    mean, half = paired(first, second)
+    return f"{mean:+.2f} (one seed)" if np.isnan(half) else f"{mean:+.2f} ± {half:.2f}"
 
 
 def contamination(rows: Sequence[Row]) -> str:
@@ -73,7 +109,7 @@ def _line(rows: Sequence[Row], level: float, arm: str) -> str:
     for measure in MEASURES:
         own, other = by_seed(rows, level, arm, measure), by_seed(rows, level, RANDOM + arm, measure)
         cells.append(f"{np.mean(list(own.values())):.2f}")
-        cells.append("{:+.2f} ± {:.2f}".format(*paired(own, other)) if other else "")
+        cells.append(_difference(own, other) if other else "")
     return f"| {' | '.join(cells)} |"
 
 
@@ -90,7 +126,7 @@ def plain(rows: Sequence[Row], against: str | None) -> str:
                 f"{values.mean():.2f} (sd {values.std(ddof=1):.2f})" if len(values) > 1 else f"{values[0]:.2f}"
             )
             base = by_seed(rows, levels.get(against or "", 0.0), against, measure) if against and against != arm else {}
-            cells.append("{:+.2f} ± {:.2f}".format(*paired(own, base)) if base else "")
+            cells.append(_difference(own, base) if base else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ from scipy.stats import ttest_rel
 
 from experiments.proof import report
 from experiments.proof.plan import RANDOM
+from trainer.errors import UserError
 
 
 def row(experiment: str, arm: str, seed: int, top1: float, level: float = 0.0) -> dict[str, Any]:
@@ -45,6 +46,17 @@ def test_each_arm_stands_beside_the_random_subset_of_its_size(tmp_path: Path) ->
     assert "| 50% | none | 100 | 90, 0, 10 | 3 | 10.00 |  | 6.00 |  |" in told
     assert "| lora | 3 | 18.00 (sd 0.10) | -2.00 ± 0.00 |" in told
     assert "### Scratch" in told
+    assert (
+        "1 of 1 filtered arms above their random subsets, 0 below; the others undecided. Seeds an arm: at least 3."
+        in told
+    )
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{report.MARKS[0]} old {report.MARKS[1]}\nafter\n")
+    report.fill(page, told)
+    assert page.read_text() == f"before\n{report.MARKS[0]}\n\n{told}\n\n{report.MARKS[1]}\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(UserError, match="it has no <!-- tables -->"):
+        report.fill(page, told)
     drawn = (tmp_path / report.PLOT).read_text()
     assert drawn.startswith("<?xml")
     report.write(rows, tmp_path)
