@@ -263,7 +263,26 @@ def _landscape(rng: Rng, width: int, height: int) -> Image.Image:
         draw.polygon(
             [(x - tall * 0.2, foot), (x + tall * 0.2, foot), (x, foot - tall)], fill=_jitter(rng, (34, 66, 38))
         )
+    _hut(rng, draw, rng.uniform(0.1, 0.5) * width, height * rng.uniform(0.85, 0.95), min(width, height) * 0.45)
     return image
+
+
+def _hut(rng: Rng, draw: ImageDraw.ImageDraw, left: float, foot: float, side: float) -> None:
+    """A gable with door and windows, `side` px wide: what stands upright tells where one looks from."""
+    eaves, wall = foot - 0.5 * side, _jitter(rng, (196, 158, 112))
+    draw.polygon(
+        [(left - 0.1 * side, eaves), (left + 1.1 * side, eaves), (left + 0.5 * side, eaves - 0.5 * side)],
+        fill=(122, 58, 44),
+    )
+    draw.rectangle([left, eaves, left + side, foot], fill=wall)
+    draw.rectangle([left + 0.4 * side, foot - 0.36 * side, left + 0.6 * side, foot], fill=(82, 50, 34))
+    for x in (0.1, 0.7):
+        draw.rectangle(
+            [left + x * side, eaves + 0.1 * side, left + (x + 0.2) * side, eaves + 0.3 * side],
+            fill=(58, 74, 98),
+            outline=(240, 240, 236),
+            width=2,
+        )
 
 
 def _street(rng: Rng, width: int, height: int) -> Image.Image:
