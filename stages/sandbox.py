@@ -192,7 +192,7 @@ class Sandbox:
         self._waiting.append(answer)
         if not child.unsent:
             loop.call_soon(self._send, child)  # together with what else comes in this round of the loop
-        child.unsent += _LENGTH.pack(len(data)), data
+        child.unsent += filter(None, (_LENGTH.pack(len(data)), data))  # sending nothing would never be done
         return await answer
 
     def _send(self, child: _Child) -> None:

@@ -45,6 +45,12 @@ def test_verdicts_are_those_of_inspect() -> None:
     assert run(sandbox, work()) == [(inspect(body, Limits(max_pixels=60 * 40)), b"") for body in bodies]
 
 
+@pytest.mark.timeout(60)
+def test_an_empty_body_alone_holds_nothing_up() -> None:
+    sandbox = Sandbox(Limits())
+    assert run(sandbox, all_of(sandbox, [b""])) == ["empty_body"]
+
+
 @needs_real_data
 def test_hostile_files_have_the_same_verdicts_and_kill_no_child() -> None:
     """Within the time and the memory of a child, whose process is the same at the end."""
