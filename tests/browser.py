@@ -103,7 +103,8 @@ def _connected(loop: asyncio.AbstractEventLoop, port: int, url: str) -> Iterator
     try:
         page = Page(loop, socket)
         end = time.monotonic() + PATIENCE_S
-        while page.value("document.readyState") != "complete":
+        # A target is listed under its address while it still shows an empty document, which is "complete".
+        while page.value("[document.readyState, location.href]") != ["complete", url]:
             assert time.monotonic() < end, "the page did not load"
             time.sleep(0.05)
         yield page
