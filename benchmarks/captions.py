@@ -50,7 +50,7 @@ SHAPES: dict[str, dict[str, Any]] = {"small": SMALL, "blip2-opt-2.7b": OPT_2_7B}
 def main() -> None:
     args = _arguments()
     with tempfile.TemporaryDirectory() as folder:
-        parameters = make(Path(folder), args.model, args.device)
+        parameters = make(Path(folder), args.model, args.device, args.precision)
         ref = ModelRef(library="transformers", where="benchmark", model=folder)
         captioner = Captioner(ref=ref, adapter=None, device=args.device, threads=args.threads)
         ours, theirs = [], []
@@ -94,8 +94,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make(folder: Path, name: str, device: str) -> int:
-    """A BLIP2 of that shape with random weights, in transformers' format; returns its parameters."""
+def make(folder: Path, name: str, device: str, precision: str) -> int:
+    """A BLIP2 of that shape with random weights, in transformers' format at that precision; returns its parameters."""
     import torch
     from transformers import (
         Blip2Config,
@@ -123,7 +123,7 @@ def make(folder: Path, name: str, device: str) -> int:
     )
     torch.manual_seed(0)
     with torch.device(device):
-        model = Blip2ForConditionalGeneration(config).eval()
+        model = Blip2ForConditionalGeneration(config).eval().to(vision.dtype_of(precision))
     # No candidate may end early: both ways must write the same number of tokens.
     model.generation_config.eos_token_id = None
     model.language_model.generation_config.eos_token_id = None

@@ -1,16 +1,17 @@
 """The trainer beside open_clip's: samples a second on the same model, tars, precision and machine.
 
-Both run as their own commands, one process each with one more that reads and decodes, and take turns. A run is watched
-from the third step in its log to the last but one: samples a second by the clock, and core-milliseconds a sample of all
-its processes, which other work on the machine changes less. Views are the same: a crop of 90–100 %.
+Both run as their own commands, one process each with as many more that read and decode, and take turns. A run is
+watched from the third step in its log to the last but one: samples a second by the clock, and core-milliseconds a
+sample of all its processes, which other work on the machine changes less. Views are the same: a crop of 90–100 %.
 
     OMP_NUM_THREADS=1 python -m benchmarks.training --runs 3
     python -m benchmarks.training --caption long --precision bf16
     python -m benchmarks.training --model ViT-B-32 --batch 16 --steps 12
     python -m benchmarks.training --gpu --peak 989
 
-`--gpu` trains ViT-B-32 and ViT-H-14 in bf16 on long captions and tells model FLOP utilisation too: the products of the
-model's forward and backward passes for a sample, as torch counts them, times samples a second, over `--peak`.
+`--gpu` trains ViT-B-32 and ViT-H-14 (or the `--model` given) in bf16 on long captions and tells model FLOP utilisation
+too: the products of the model's forward and backward passes for a sample, as torch counts them, times samples a second,
+over `--peak`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def main() -> None:
     args = _arguments()
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {args.precision}", flush=True)
     print(f"{args.caption} captions, medians of {args.runs}\n\n{HEADER}", flush=True)
-    for model, batch in GPU if args.gpu else ((args.model, args.batch),):
+    for model, batch in GPU if args.gpu and not args.model else ((args.model, args.batch),):
         with tempfile.TemporaryDirectory() as folder:
             _compare(Path(folder), model, batch, args)
 
@@ -63,7 +64,7 @@ def _arguments() -> Namespace:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, help="processes that read; default: 1, with --gpu the cores less two")
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--images", type=Path, help="folder of images that are resized; drawn ones without it")
     parser.add_argument("--caption", choices=("short", "long"), default="short")
@@ -73,6 +74,7 @@ def _arguments() -> Namespace:
     args = parser.parse_args()
     if args.gpu:
         args.precision, args.caption = "bf16", "long"
+    args.workers = args.workers or (max(1, (os.cpu_count() or 1) - 2) if args.gpu else 1)
     return args
 
 

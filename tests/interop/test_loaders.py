@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 
 Rows = list[dict[str, Any]]
@@ -87,14 +89,16 @@ def test_ray_data(webdataset_shards: Path, rows: Rows) -> None:
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
+        # A block of JPEGs and PNGs has gaps in both columns, which Ray cannot make tensors of; WebP stays as bytes.
+        ray.data.DataContext.get_current().enable_tensor_extension_casting = False
         found = {}
         for split in ("train", "val"):
             data = ray.data.read_webdataset(str(webdataset_shards / split), file_extensions=["tar"])
             for sample in data.take_all():
                 found[sample["__key__"]] = sample["txt"]
-                assert (
-                    next(sample[kind] for kind in ("jpg", "png", "webp") if sample.get(kind) is not None).shape[2] == 3
-                )
+                [image] = [sample[kind] for kind in IMAGES if isinstance(sample.get(kind), np.ndarray | bytes)]
+                pixels = np.asarray(PIL.Image.open(io.BytesIO(image))) if isinstance(image, bytes) else image
+                assert pixels.shape == (12, 16, 3)
         assert found == captions(rows)
     finally:
         ray.shutdown()

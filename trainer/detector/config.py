@@ -76,6 +76,8 @@ class Teacher:
     """A timm architecture; empty: no teacher."""
     package: str = ""
     """The Python package that holds its weights, one `.pth` file in timm's order of layers."""
+    size: int = 0
+    """The side, in px, to which pictures are enlarged for it; 0: it sees them as the detector does."""
     weight: float = 4.0
     """Of the features' loss beside the label's."""
 
@@ -101,6 +103,10 @@ class Training:
     """Probability that a picture is hardly altered."""
     zoom: float = 1.0
     """Least share of a prepared picture's side that a step's crop of a batch leaves."""
+    turn: float = 0.0
+    """Probability that a step's batch is turned by an angle of its own, up to 45 degrees."""
+    grey: float = 0.0
+    """Share of a step's pictures that are made grey, whatever their preparation did."""
     early_share: float = 0.0
     """The first part of the steps, which see pictures of `early_size` px."""
     early_size: int = 96

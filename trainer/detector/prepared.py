@@ -81,7 +81,7 @@ def _digest(pool: Sequence[Picture], config: Config, device: str) -> str:
     of = config.training
     plain = [config.seed, config.model.size, of.batch, of.prepared, of.balance, of.harder, of.plain, config.drawn.share]
     plain.append(config.drawn.positives)
-    named = hashlib.sha256(json.dumps([*plain, config.teacher.architecture, device]).encode())
+    named = hashlib.sha256(json.dumps([*plain, config.teacher.architecture, config.teacher.size, device]).encode())
     for picture in pool:
         named.update(f"{picture.source}\0{picture.name}\0{picture.label}\n".encode())
     return named.hexdigest()
@@ -115,7 +115,7 @@ class _Teaching:
     def __init__(self, config: Config, folder: Path, total: int, device: str) -> None:
         from trainer.detector import teacher
 
-        self._device = device
+        self._device, self._size = device, config.teacher.size
         self._model = teacher.load(config.teacher, device)
         shape = (total, self._model.head_hidden_size)
         self._features = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=np.float16, shape=shape)
@@ -126,7 +126,7 @@ class _Teaching:
         from trainer.detector import teacher
 
         inputs = normalised(batch.to(self._device)).contiguous(memory_format=torch.channels_last)
-        self._features[at] = teacher.features(self._model, inputs, self._device).cpu().numpy()
+        self._features[at] = teacher.features(self._model, inputs, self._device, self._size).cpu().numpy()
 
     def standardise(self) -> None:
         """Each column to mean 0 and deviation 1, in place, column by column blocks."""

@@ -79,7 +79,7 @@ def _features(model: Any, pictures: Sequence[Picture], config: Config, view: str
                     augment(pixels, np.random.default_rng([config.seed, number]), size, config.training.harder)
                 )
         inputs = normalised(torch.from_numpy(np.stack(batch)).to(device)).contiguous(memory_format=torch.channels_last)
-        found.append(teacher.features(model, inputs, device).cpu().numpy())
+        found.append(teacher.features(model, inputs, device, config.teacher.size).cpu().numpy())
     return np.concatenate(found)
 
 

@@ -57,10 +57,16 @@ def _renamed(weights: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     return wanted | dict(zip(names, found, strict=True))
 
 
-def features(model: Any, inputs: Any, device: str) -> Any:
-    """(n, 3, side, side) to (n, width): the pooled features before the classifier, in float32."""
-    import torch
+def features(model: Any, inputs: Any, device: str, size: int = 0) -> Any:
+    """(n, 3, side, side) to (n, width): the pooled features before the classifier, in float32.
 
+    Pictures are enlarged to `size` px first, unless it is 0.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    if size:
+        inputs = interpolate(inputs, size=size, mode="bicubic", align_corners=False).clamp(-1, 1)
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
         return pooled(model, inputs).float()
 

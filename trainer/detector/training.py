@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import cos, pi
+from math import cos, pi, radians, sin
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from trainer.detector.teacher import pooled
 from trainer.errors import UserError
 
 CHECKPOINT = "checkpoint.pt"
+LUMA = (0.299, 0.587, 0.114)
+"""ITU-R BT.601."""
 PARTS = ("model", "average", "project", "optimizer")
 
 
@@ -35,6 +37,13 @@ class Machine:
     device: str = "cpu"
     threads: int = 1
     workers: int = 1
+
+    @property
+    def memory_format(self) -> Any:
+        """Of images and weights. cuDNN takes seconds for a step of depthwise convolutions in channels-last memory."""
+        import torch
+
+        return torch.contiguous_format if self.device == "cuda" else torch.channels_last
 
     @classmethod
     def found(cls, device: str, threads: int, workers: int | None) -> Machine:
@@ -147,14 +156,14 @@ def _start(prepared: Prepared, config: Config, machine: Machine) -> State:
 
     import torch
 
-    model = build(config.model, config.seed).to(machine.device)
+    model = build(config.model, config.seed).to(machine.device, memory_format=machine.memory_format)
     width = 0 if prepared.features is None else prepared.features.shape[1]
     project = torch.nn.Linear(model.head_hidden_size, width) if width else torch.nn.Identity()
     project.to(machine.device)
     decayed = [weight for weight in (*model.parameters(), *project.parameters()) if weight.ndim > 1]
     plain = [weight for weight in (*model.parameters(), *project.parameters()) if weight.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.training.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.training.lr)
+    optimizer = torch.optim.AdamW(groups, lr=config.training.lr, fused=machine.device == "cuda")
     return State(model=model, average=deepcopy(model).eval(), project=project, optimizer=optimizer)
 
 
@@ -175,7 +184,10 @@ def _step(state: State, prepared: Prepared, config: Config, machine: Machine) ->
     rows = prepared.draw(rng, config.training.batch)
     inputs = turned(torch.from_numpy(prepared.images[rows]).to(machine.device), rng)
     inputs = zoomed(normalised(inputs), rng, config.training.zoom)
-    inputs = _shrunk(inputs, config.size_at(state.step)).contiguous(memory_format=torch.channels_last)
+    if rng.random() < config.training.turn:
+        inputs = askew(inputs, float(rng.uniform(-45, 45)))
+    inputs = greyed(inputs, rng, config.training.grey)
+    inputs = _shrunk(inputs, config.size_at(state.step)).contiguous(memory_format=machine.memory_format)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, config)
     state.model.train()
@@ -219,6 +231,29 @@ def zoomed(inputs: Any, rng: np.random.Generator, least: float) -> Any:
     return inputs[..., top : top + side, left : left + side]
 
 
+def askew(inputs: Any, degrees: float) -> Any:
+    """A batch (n, 3, side, side) turned by so many degrees; the largest centre square without corners, enlarged."""
+    import torch
+    from torch.nn.functional import affine_grid, grid_sample
+
+    turn = radians(degrees)
+    share = 1 / (abs(cos(turn)) + abs(sin(turn)))
+    rows = [[share * cos(turn), -share * sin(turn), 0.0], [share * sin(turn), share * cos(turn), 0.0]]
+    matrix = torch.tensor([rows], dtype=inputs.dtype, device=inputs.device).expand(len(inputs), 2, 3)
+    grid = affine_grid(matrix, list(inputs.shape), align_corners=False)
+    return grid_sample(inputs, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def greyed(inputs: Any, rng: np.random.Generator, share: float) -> Any:
+    """A batch (n, 3, side, side), each picture grey (its luma) with a probability of `share`."""
+    import torch
+
+    chosen = torch.from_numpy(rng.random(len(inputs)) < share).to(inputs.device)
+    weights = torch.tensor(LUMA, dtype=inputs.dtype, device=inputs.device)
+    luma = torch.einsum("nchw,c->nhw", inputs, weights)[:, None].expand_as(inputs)
+    return torch.where(chosen[:, None, None, None], luma, inputs)
+
+
 def _shrunk(inputs: Any, size: int) -> Any:
     from torch.nn.functional import interpolate
 
@@ -233,11 +268,11 @@ def follow(average: Any, model: Any, decay: float) -> None:
     import torch
 
     with torch.no_grad():
-        for held, now in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-            if held.is_floating_point():
-                held.lerp_(now, 1 - decay)
-            else:
-                held.copy_(now)
+        pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
+        weights, counters = ([p for p in pairs if p[0].is_floating_point() is kind] for kind in (True, False))
+        torch._foreach_lerp_([held for held, _ in weights], [now for _, now in weights], 1 - decay)
+        for held, now in counters:
+            held.copy_(now)
 
 
 def _note(state: State, losses: list[float], validation: Sequence[Picture], config: Config, machine: Machine) -> None:
