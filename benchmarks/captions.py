@@ -122,8 +122,10 @@ def make(folder: Path, name: str, device: str, precision: str) -> int:
         image_token_index=3,
     )
     torch.manual_seed(0)
+    torch.set_default_dtype(vision.dtype_of(precision))  # in float32 the large one would not fit beside its copies
     with torch.device(device):
-        model = Blip2ForConditionalGeneration(config).eval().to(vision.dtype_of(precision))
+        model = Blip2ForConditionalGeneration(config).eval()
+    torch.set_default_dtype(torch.float32)
     # No candidate may end early: both ways must write the same number of tokens.
     model.generation_config.eos_token_id = None
     model.language_model.generation_config.eos_token_id = None
