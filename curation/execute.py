@@ -52,17 +52,19 @@ class PhaseDone:
     adopted: int
 
 
-def start_ray(*, debug: bool = False) -> None:
-    """Join the cluster that `RAY_ADDRESS` or this machine offers, else start one here."""
+def start_ray(*, debug: bool = False) -> bool:
+    """Join the cluster that `RAY_ADDRESS` or this machine offers, else start one here; False if this process has."""
+    if ray.is_initialized():
+        return False
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_agent_manager_retry_interval_ms", "100")  # its start waits for its agent in such steps
     if not debug:
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ core writes over the progress
-    if not ray.is_initialized():
-        # Of a cluster that only this run uses, nobody opens the dashboard; without it the start is two seconds shorter.
-        ray.init(log_to_driver=debug, logging_level=logging.WARNING, include_dashboard=debug)
+    # Of a cluster that only this run uses, nobody opens the dashboard; without it the start is two seconds shorter.
+    ray.init(log_to_driver=debug, logging_level=logging.WARNING, include_dashboard=debug)
+    return True
 
 
 @cache

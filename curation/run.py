@@ -9,7 +9,9 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -56,16 +58,24 @@ def run(args: argparse.Namespace) -> int:
         return 0
     check_before(found, chosen, allow_stale=args.allow_stale)
     with lock.held(store):
-        from curation import cluster, execute, report
+        import ray
+
+        from curation import cluster, execute
         from curation.progress import Display
 
-        execute.start_ray(debug=args.debug)
+        with ThreadPoolExecutor(1) as aside:  # Ray's processes take seconds to start, in which this one would wait
+            importing = aside.submit(import_module, "curation.report")
+            started = execute.start_ray(debug=args.debug)
+        report = importing.result()
         cluster.prove_shared(store, recipe)
         store.write("recipe.yaml", yaml.safe_dump(recipe.effective(), sort_keys=False, allow_unicode=True).encode())
         display = Display()
         for name in chosen:
             bring_up_to_date(recipe, store, name, args, display)
-        print(report.build(store))
+        with ThreadPoolExecutor(1) as aside:
+            if started:
+                aside.submit(ray.shutdown)  # takes as long as the report, which is made here
+            print(report.build(store))
     return 0
 
 

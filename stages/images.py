@@ -189,19 +189,22 @@ def _for_hash(size: tuple[int, int]) -> tuple[int, int]:
 def _decoded(image: Image, mode: str | None, least: Least) -> tuple[Image, tuple[int, int]]:
     """(the image upright, in grey or RGB; its true size)."""
     is_scaled = False
-    stored = image.size
+    stored, orientation = image.size, None
     if image.format in ("JPEG", "MPO"):
-        wanted = _turned(image, least(_turned(image, stored)))
+        orientation = _orientation(image)
+        wanted = _turned(least(_turned(stored, orientation)), orientation)
         is_scaled = image.draft(mode, wanted) is not None
     image.load()
-    size = _turned(image, stored if is_scaled else image.size)
+    if orientation is None:  # others may tell theirs at the end only
+        orientation = _orientation(image)
+    size = _turned(stored if is_scaled else image.size, orientation)
     is_grey = image.mode == "L" and not image.has_transparency_data
-    return _upright(image) if is_grey else to_rgb(image), size
+    return _upright(image, orientation) if is_grey else to_rgb(image), size
 
 
-def _turned(image: Image, size: tuple[int, int]) -> tuple[int, int]:
+def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     """A size as stored to the upright one, and back."""
-    return (size[1], size[0]) if _orientation(image) >= 5 else size
+    return (size[1], size[0]) if orientation >= 5 else size
 
 
 def open_rgb(data: bytes) -> Image:
@@ -247,7 +250,7 @@ def to_png(data: bytes) -> bytes:
 def to_rgb(image: Image) -> Image:
     """The RGB rule (see the module): upright, 8 bits, no transparency. Without a need, pixels stay as they are."""
     image.load()
-    image = _upright(image)
+    image = _upright(image, _orientation(image))
     if image.mode.startswith("I;16"):
         return _high_byte(image).convert("RGB")
     if image.mode in ("I", "F"):
@@ -298,13 +301,14 @@ def _undecoded(error: Exception) -> str:
     return "truncated" if short else "corrupt"
 
 
-def _upright(image: Image) -> Image:
-    """Apply the EXIF orientation; EXIF that cannot be read is no orientation."""
-    turn = _turns().get(_orientation(image))
+def _upright(image: Image, orientation: int) -> Image:
+    """Apply the EXIF orientation."""
+    turn = _turns().get(orientation)
     return image if turn is None else image.transpose(turn)
 
 
 def _orientation(image: Image) -> int:
+    """By EXIF, 1 to 8; EXIF that cannot be read is none."""
     from PIL.ExifTags import Base
 
     try:

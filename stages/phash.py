@@ -71,7 +71,8 @@ def _rounded(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     sums += UNIT / 2
     sums *= 1 / UNIT
     np.floor(sums, out=sums)
-    return np.clip(sums, 0, 255, out=sums)
+    np.maximum(sums, 0, out=sums)
+    return np.minimum(sums, 255, out=sums)
 
 
 @cache
