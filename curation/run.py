@@ -39,6 +39,9 @@ EXAMPLES = """examples:
 exit codes: 0 done; 1 the run failed (it resumes with the same command); 2 the recipe or the command line is wrong
 """
 
+FOR_THE_REPORT = ("curation.report", "matplotlib.figure", "matplotlib.backends.backend_agg", "pandas")
+"""Modules that take a second to import; pyarrow asks for the last where it is installed."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a recipe; returns the exit code."""
@@ -64,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
         from curation.progress import Display
 
         with ThreadPoolExecutor(1) as aside:  # Ray's processes take seconds to start, in which this one would wait
-            importing = aside.submit(import_module, "curation.report")
+            importing = [aside.submit(import_module, name) for name in FOR_THE_REPORT]
             started = execute.start_ray(debug=args.debug)
-        report = importing.result()
+        report = importing[0].result()
         cluster.prove_shared(store, recipe)
         store.write("recipe.yaml", yaml.safe_dump(recipe.effective(), sort_keys=False, allow_unicode=True).encode())
         display = Display()
