@@ -22,7 +22,7 @@ from stages.base import KEPT, Phase, Record, Result, Unit, Workspace, group_file
 from stages.fetch.facts import URL
 from stages.urls import canonical_url, host
 
-ROWS_PER_BUCKET = 2_500
+ROWS_PER_BUCKET = 2_000
 FEWEST, MOST = 4, 1024
 CHUNK_ROWS = 2_500
 """Slow hosts hold up the end of each chunk for some seconds; a kill costs what has come of a chunk."""
@@ -167,8 +167,9 @@ def lanes_of(records: list[Record]) -> list[list[Chunk]]:
                 rows=rows,
             )
             lanes.setdefault(chunk.lane, []).append(chunk)
-    hot = sorted((lane for lane in lanes.values() if lane[0].host), key=lambda lane: -sum(each.rows for each in lane))
-    mixed = [lane for lane in lanes.values() if not lane[0].host]
+    longest_first = sorted(lanes.values(), key=lambda lane: -sum(each.rows for each in lane))
+    hot = [lane for lane in longest_first if lane[0].host]
+    mixed = [lane for lane in longest_first if not lane[0].host]
     return [lane for pair in zip_longest(hot, mixed) for lane in pair if lane is not None]
 
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Set
 from typing import Any
 
-GRACE = 3.0
+GRACE = 1.5
 """Seconds."""
 PROGRESS = 0.05
 """Share of a chunk that must come within the grace for it to go on."""
