@@ -167,9 +167,8 @@ def lanes_of(records: list[Record]) -> list[list[Chunk]]:
                 rows=rows,
             )
             lanes.setdefault(chunk.lane, []).append(chunk)
-    longest_first = sorted(lanes.values(), key=lambda lane: -sum(each.rows for each in lane))
-    hot = [lane for lane in longest_first if lane[0].host]
-    mixed = [lane for lane in longest_first if not lane[0].host]
+    hot = sorted((lane for lane in lanes.values() if lane[0].host), key=lambda lane: -sum(each.rows for each in lane))
+    mixed = [lane for lane in lanes.values() if not lane[0].host]
     return [lane for pair in zip_longest(hot, mixed) for lane in pair if lane is not None]
 
 
