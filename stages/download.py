@@ -286,7 +286,7 @@ class DownloadStage(Stage):
     """Fetches images, politely and once each; keeps original bytes, validated and hashed."""
 
     name = "download"
-    version = 2
+    version = 3
     config_class = DownloadConfig
     reasons = FAILURES | REASONS | {"blocklisted", "duplicate_row"}
     requires = frozenset({"key", "source", "url", "caption"})
