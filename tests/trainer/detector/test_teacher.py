@@ -60,6 +60,14 @@ def test_features_of_what_was_prepared_are_the_teachers_standardised(
     assert np.corrcoef(made.features.ravel(), wanted.ravel())[0, 1] > 0.99
 
 
+def test_a_teacher_may_see_pictures_enlarged(packaged: torch.nn.Module) -> None:
+    inputs = torch.rand(2, 3, 32, 32) * 2 - 1
+    larger = torch.nn.functional.interpolate(inputs, size=64, mode="bicubic", align_corners=False).clamp(-1, 1)
+    found = teacher.features(packaged, inputs, "cpu", 64)
+    assert torch.equal(found, teacher.features(packaged, larger, "cpu"))
+    assert not torch.allclose(found, teacher.features(packaged, inputs, "cpu"), atol=1e-3)
+
+
 def test_the_detector_comes_nearer_to_its_teacher(
     packaged: torch.nn.Module, toy: Config, toy_data: Path, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from trainer.detector.config import Config
 from trainer.detector.evaluation import labels_of
 from trainer.detector.model import build, divide_logits, load, save, score, silence_dead_channels, transform_for
 from trainer.detector.prepared import prepare
-from trainer.detector.training import Machine, State, follow, learning_rate, train, turned, zoomed
+from trainer.detector.training import LUMA, Machine, State, askew, follow, greyed, learning_rate, train, turned, zoomed
 from trainer.errors import UserError
 
 
@@ -166,3 +166,26 @@ def test_a_zoom_leaves_a_window_of_the_batch() -> None:
     assert min(sides) >= 20
     assert len(sides) > 5
     assert zoomed(whole, rng, 1.0).shape == whole.shape
+
+
+@pytest.mark.parametrize("degrees", [-45.0, -20.0, 30.0])
+def test_a_batch_askew_is_the_plane_turned_without_corners(degrees: float) -> None:
+    down, across = torch.meshgrid(*2 * [torch.linspace(-1, 1, 129)], indexing="ij")
+    found = askew(torch.stack([down, across, torch.ones_like(down)])[None], degrees)[0]
+    assert torch.allclose(found[2], torch.ones_like(down)), "nothing from beyond the border"
+    middle = found[:2, 64, 64]
+    right = found[:2, 64, 100] - middle
+    assert torch.allclose(middle, torch.zeros(2), atol=0.02)
+    assert float(torch.rad2deg(torch.atan2(right[0], right[1]))) == pytest.approx(degrees, abs=1.0)
+    assert float(found[:2].abs().max()) > 0.95, "as much of the picture as fits"
+
+
+def test_a_share_of_a_batch_is_grey_and_the_rest_untouched() -> None:
+    inputs = torch.rand(400, 3, 4, 4)
+    found = greyed(inputs, np.random.default_rng(0), 0.25)
+    is_grey = (found[:, 0] == found[:, 1]).all(dim=(1, 2))
+    assert 60 < int(is_grey.sum()) < 140
+    assert torch.equal(found[~is_grey], inputs[~is_grey])
+    luma = LUMA[0] * inputs[:, 0] + LUMA[1] * inputs[:, 1] + LUMA[2] * inputs[:, 2]
+    assert torch.allclose(found[is_grey, 0], luma[is_grey], atol=1e-6)
+    assert torch.equal(greyed(inputs, np.random.default_rng(0), 0.0), inputs)
