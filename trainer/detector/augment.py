@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the brightness (ITU-R BT.601)."""
 MODALITY = 0.3
 """Probability that a picture is turned into another modality."""
 FRAMED = 0.08
@@ -155,7 +157,7 @@ def grey(values: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.fl
 
 def luma(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """(height, width): ITU-R BT.601 luma of RGB."""
-    return values @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    return values @ np.array(LUMA, dtype=np.float32)
 
 
 def false_colour(values: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.detector import metrics
+from trainer.detector.augment import LUMA
 from trainer.detector.config import Config
 from trainer.detector.images import Picture
 from trainer.detector.model import build, normalised, score, transform_for
@@ -25,8 +26,6 @@ from trainer.detector.teacher import pooled
 from trainer.errors import UserError
 
 CHECKPOINT = "checkpoint.pt"
-LUMA = (0.299, 0.587, 0.114)
-"""ITU-R BT.601."""
 PARTS = ("model", "average", "project", "optimizer")
 
 
@@ -186,7 +185,8 @@ def _step(state: State, prepared: Prepared, config: Config, machine: Machine) ->
     inputs = zoomed(normalised(inputs), rng, config.training.zoom)
     if rng.random() < config.training.turn:
         inputs = askew(inputs, float(rng.uniform(-45, 45)))
-    inputs = greyed(inputs, rng, config.training.grey)
+    if config.training.grey:
+        inputs = greyed(inputs, rng, config.training.grey)
     inputs = _shrunk(inputs, config.size_at(state.step)).contiguous(memory_format=machine.memory_format)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, config)

@@ -11,12 +11,13 @@ from PIL import Image
 
 from tests.trainer.detector.conftest import ONE
 from trainer.detector import metrics
+from trainer.detector.augment import LUMA
 from trainer.detector.batches import chosen, read_pool
 from trainer.detector.config import Config
 from trainer.detector.evaluation import labels_of
 from trainer.detector.model import build, divide_logits, load, save, score, silence_dead_channels, transform_for
 from trainer.detector.prepared import prepare
-from trainer.detector.training import LUMA, Machine, State, askew, follow, greyed, learning_rate, train, turned, zoomed
+from trainer.detector.training import Machine, State, askew, follow, greyed, learning_rate, train, turned, zoomed
 from trainer.errors import UserError
 
 
