@@ -10,11 +10,13 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import islice
 from typing import Any, cast
 
+import psutil
 import pyarrow as pa
 import ray
 
@@ -64,7 +66,20 @@ def start_ray(*, debug: bool = False) -> bool:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ core writes over the progress
     # Of a cluster that only this run uses, nobody opens the dashboard; without it the start is two seconds shorter.
     ray.init(log_to_driver=debug, logging_level=logging.WARNING, include_dashboard=debug)
+    if not debug:
+        _end_autoscaler()
     return True
+
+
+def _end_autoscaler() -> None:
+    """End the autoscaler's monitor if `ray.init` started a cluster of this machine alone, which has nothing to scale.
+
+    `ray.shutdown` would wait a second for it: asked to end once the rest of the cluster is gone, it does not.
+    """
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any(part.endswith("autoscaler/_private/monitor.py") for part in child.cmdline()):
+                child.kill()
 
 
 @cache
