@@ -183,18 +183,24 @@ def load_open_clip(ref: ModelRef, device: str, precision: str) -> tuple[Any, Any
 
 
 def load_timm(ref: ModelRef, device: str, precision: str) -> Any:
-    """The classifier, in evaluation mode.
+    """The classifier, in evaluation mode, with the layer over descriptors that its folder may hold.
 
     Raises:
         UnitError: as above.
     """
     import timm
 
+    from descriptors import beside
+
     try:
         model = timm.create_model(ref.identifier, pretrained=True)
+        model = model.to(device=device, dtype=dtype_of(precision)).eval()
+        if ref.folder:
+            options = _timm_options(ref)
+            model = beside(model, ref.folder, options["mean"], options["std"])
     except Exception as error:
         raise _cannot_load(ref, error) from error
-    return model.to(device=device, dtype=dtype_of(precision)).eval()
+    return model
 
 
 def dtype_of(precision: str) -> Any:

@@ -16,6 +16,7 @@ from stages.scorers import DetectorConfig, DetectorScorer, score_batches
 from stages.vision import shipped_model
 from trainer.detector.config import Split
 from trainer.detector.images import SUFFIXES, split_of
+from trainer.detector.model import load, load_network, score
 
 FOLDER = shipped_model("detector")
 REAL = os.environ.get("CURATION_REAL_DATA")
@@ -55,10 +56,24 @@ def test_its_card_is_of_these_weights_and_holds_their_figures() -> None:
 
 
 def test_its_files_decide_the_scores_identity(scorer: DetectorScorer) -> None:
-    assert {Path(path).name for path in scorer.files()} >= {"config.json", "model.safetensors"}
+    assert {Path(path).name for path in scorer.files()} >= {
+        "config.json",
+        "model.safetensors",
+        "descriptors.safetensors",
+    }
     named = DetectorScorer(DetectorConfig(model=str(FOLDER)))
     sha256 = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in scorer.files()}
     assert scorer.digest(sha256.__getitem__) == named.digest(sha256.__getitem__)
+
+
+def test_the_stage_scores_as_the_trainer_does(scorer: DetectorScorer) -> None:
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((300, 200)) for _ in range(4)]
+    model, transform = load(FOLDER)
+    wanted = score(model, transform, [np.asarray(image) for image in images])
+    assert np.allclose(logits(scorer, images), wanted, atol=0.02)
+    alone = score(load_network(FOLDER), transform, [np.asarray(image) for image in images])
+    assert np.abs(wanted - alone).max() > 0.1, "the layer over descriptors says nothing"
 
 
 def test_a_flat_placeholder_is_no_satellite_image(scorer: DetectorScorer) -> None:

@@ -47,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
 
     for made in (
         command("train", train, "train, calibrate, save to OUT/model and evaluate; goes on from OUT/checkpoint.pt"),
+        command(
+            "refit", refit, "fit the layer over descriptors and the temperature again, beside the network of OUT/model"
+        ),
         command("leave-out", leave_out, "train without whole sources and judge on them"),
         command("probe", probe_teacher, "a linear classifier on the teacher's features, with sources left out"),
         command("evaluate", evaluate, "figures of OUT/model over the test pictures"),
@@ -102,17 +105,17 @@ def train(options: argparse.Namespace) -> None:
     """Train to the end, fit the temperature on the validation pictures, save and evaluate."""
     from trainer.detector import training as trainer
     from trainer.detector.batches import chosen
-    from trainer.detector.evaluation import Detector, calibrate, counts
-    from trainer.detector.model import save, transform_for
+    from trainer.detector.evaluation import counts
+    from trainer.detector.finishing import finished
+    from trainer.detector.model import save
     from trainer.detector.prepared import FOLDER, prepare
 
     config, machine, pool = _opened(options)
     validation = chosen(pool, "validation")
     prepared = prepare(chosen(pool, "train"), config, options.out / FOLDER, machine)
     state = trainer.train(prepared, validation, config, options.out, machine)
-    detector = Detector(state.average, transform_for(config.model), machine.device)
-    temperature = calibrate(detector, validation)
-    save(state.average, config.model, options.out / MODEL)
+    detector, temperature = finished(state.average, prepared, validation, config, machine.device)
+    save(detector.model, config.model, options.out / MODEL)
     _write(
         options.out / "training.json",
         {
@@ -124,6 +127,28 @@ def train(options: argparse.Namespace) -> None:
             "history": state.history,
         },
     )
+    _evaluate(pool, options.out, machine)
+
+
+def refit(options: argparse.Namespace) -> None:
+    """Fit what stands beside the saved network again, and the temperature; the network stays."""
+    from trainer.detector.batches import chosen
+    from trainer.detector.finishing import finished
+    from trainer.detector.model import load_network, save
+    from trainer.detector.prepared import FOLDER, prepare
+
+    config, machine, pool = _opened(options)
+    told, folder = options.out / "training.json", options.out / MODEL
+    if not told.is_file():
+        raise UserError(f"--out {options.out}: {told.name} is not there; `python -m trainer.detector train` writes it")
+    prepared = prepare(chosen(pool, "train"), config, options.out / FOLDER, machine)
+    network = load_network(folder, machine.device)
+    detector, temperature = finished(network, prepared, chosen(pool, "validation"), config, machine.device)
+    save(detector.model, config.model, folder)
+    training = json.loads(told.read_text())
+    training["config"]["model"] = config.plain()["model"]
+    training["temperature"] *= temperature  # the network's logits were divided by the former one
+    _write(told, training)
     _evaluate(pool, options.out, machine)
 
 

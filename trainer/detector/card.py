@@ -14,7 +14,14 @@ from trainer.errors import UserError
 WEAKEST = 8
 WEIGHTS = ("model/model.safetensors", "model.safetensors")
 SHIPPED = ("model/config.json", "model/model.safetensors", "training.json", "metrics.json")
-ALSO = ("leave_out.json", "curve.json", "elsewhere.json", "reliability.png", "README.md")
+ALSO = (
+    "leave_out.json",
+    "curve.json",
+    "elsewhere.json",
+    "model/descriptors.safetensors",
+    "reliability.png",
+    "README.md",
+)
 
 
 def _read(path: Path, needed: bool) -> dict[str, Any]:
@@ -65,7 +72,7 @@ def _weights(folder: Path) -> dict[str, Any]:
 
 
 def ship(folder: Path, to: Path) -> None:
-    """Copy the model, its figures and its card, side by side.
+    """Copy the model, its figures and its card, side by side, in place of what an earlier model left there.
 
     Raises:
         UserError: the model or its figures are missing.
@@ -75,8 +82,11 @@ def ship(folder: Path, to: Path) -> None:
         raise UserError(f"--out {folder}: {missing[0]} is not there; `python -m trainer.detector train` writes it")
     to.mkdir(parents=True, exist_ok=True)
     for name in (*SHIPPED, *ALSO):
+        target = to / Path(name).name
         if (folder / name).exists():
-            copyfile(folder / name, to / Path(name).name)
+            copyfile(folder / name, target)
+        else:
+            target.unlink(missing_ok=True)  # of a model that was shipped before
 
 
 def weakest(measured: dict[str, Any], left: dict[str, Any]) -> list[tuple[str, float, str]]:

@@ -66,6 +66,8 @@ class Model:
     architecture: str
     size: int = 128
     drop_path: float = 0.05
+    descriptors: bool = False
+    """Whether a linear layer over hand-made descriptors is added to the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +186,10 @@ def _value(wanted: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping) or not value:
             raise UserError(f"{where}: a mapping of names to sources is wanted, found {value!r}")
         return {str(name): _build(Source, one, f"{where}.{name}") for name, one in value.items()}
+    if wanted is bool:
+        if not isinstance(value, bool):
+            raise UserError(f"{where}: true or false is wanted, found {value!r}")
+        return value
     if wanted in (int, float, str):
         if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else wanted):
             raise UserError(f"{where}: {wanted.__name__} is wanted, found {value!r}")

@@ -14,7 +14,7 @@ from trainer.detector import metrics
 from trainer.detector.augment import encoded, rotated
 from trainer.detector.batches import DRAWN, LAND
 from trainer.detector.images import SPLITS, Picture, Pixels
-from trainer.detector.model import divide_logits, score, silence_dead_channels
+from trainer.detector.model import divide_logits, score
 
 PREVALENCES = (0.5, 0.75, 0.9)
 Change = Callable[[Any], Any]
@@ -39,8 +39,7 @@ def labels_of(pictures: Sequence[Picture]) -> metrics.Labels:
 
 
 def calibrate(detector: Detector, validation: Sequence[Picture]) -> float:
-    """Make a trained model fit to be used, in place: dead channels silenced, the temperature folded in. Returns it."""
-    silence_dead_channels(detector.model)
+    """Fold the temperature of the least log-loss into the model, in place. Returns it."""
     scores = detector.scores(picture.pixels for picture in validation)
     temperature = metrics.fit_temperature(scores, labels_of(validation))
     divide_logits(detector.model, temperature)

@@ -15,9 +15,10 @@ import numpy as np
 from trainer.detector import metrics
 from trainer.detector.batches import DRAWN, chosen
 from trainer.detector.config import LABELS, Config
-from trainer.detector.evaluation import Detector, by_source, calibrate, family, labels_of
+from trainer.detector.evaluation import Detector, by_source, family, labels_of
+from trainer.detector.finishing import finished
 from trainer.detector.images import Picture
-from trainer.detector.model import save, transform_for
+from trainer.detector.model import save
 from trainer.detector.negatives import KINDS
 from trainer.detector.prepared import prepare
 from trainer.detector.training import Machine, train
@@ -119,9 +120,8 @@ def _trained(
     validation = chosen(pool, "validation", without)
     drawn_on = prepare(chosen(pool, "train"), config, prepared, machine, without)
     state = train(drawn_on, validation, config, folder, machine)
-    detector = Detector(state.average, transform_for(config.model), machine.device)
-    temperature = calibrate(detector, validation)
-    save(state.average, config.model, folder / "model")
+    detector, temperature = finished(state.average, drawn_on, validation, config, machine.device)
+    save(detector.model, config.model, folder / "model")
     return judge(run, pool, detector) | {"temperature": temperature}
 
 

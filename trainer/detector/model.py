@@ -59,13 +59,18 @@ def _start_undecided(model: Any) -> None:
 
 
 def divide_logits(model: Any, temperature: float) -> None:
-    """Fold a temperature into the last layer, in place: its logits come out divided by it.
+    """Fold a temperature into the last layer (and that over descriptors), in place: logits come out divided by it.
 
     Raises:
         UserError: the architecture's classifier is no single layer with weight and bias.
     """
     import torch
 
+    from descriptors import Beside
+
+    if isinstance(model, Beside):
+        model.scale(1 / temperature)
+        model = model.network
     last = _last_layer(model)
     with torch.no_grad():
         last.weight /= temperature
@@ -91,10 +96,20 @@ def silence_dead_channels(model: Any) -> int:
 
 
 def save(model: Any, described: Model, folder: Path) -> Path:
-    """Write `config.json` and `model.safetensors` (float16), as `timm.create_model("local-dir:…")` reads them."""
+    """Write `config.json` and `model.safetensors` (float16), as `timm.create_model("local-dir:…")` reads them.
+
+    A layer over descriptors goes into a file of its own.
+    """
     import torch
     from safetensors.torch import save as to_bytes
 
+    from descriptors import FILE, Beside
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).unlink(missing_ok=True)
+    if isinstance(model, Beside):
+        (folder / FILE).write_bytes(to_bytes(model.layer()))
+        model = model.network
     config = {
         "architecture": described.architecture,
         "num_classes": len(LABELS),
@@ -116,7 +131,6 @@ def save(model: Any, described: Model, folder: Path) -> Path:
         name: (value.to(torch.float16) if value.is_floating_point() else value).contiguous().cpu()
         for name, value in model.state_dict().items()
     }
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "model.safetensors").write_bytes(to_bytes(halves))
     return folder
@@ -125,22 +139,33 @@ def save(model: Any, described: Model, folder: Path) -> Path:
 def load(folder: Path, device: str = "cpu") -> tuple[Any, Callable[[Any], Any]]:
     """(model in evaluation mode, its transform from a PIL image to a normalised tensor), both as timm reads the folder.
 
+    With the layer over descriptors, where the folder holds one.
+
+    Raises:
+        UserError: the folder is not such a model.
+    """
+    from timm.data import create_transform, resolve_data_config
+
+    from descriptors import beside
+
+    network = load_network(folder, device)
+    transform = create_transform(**resolve_data_config({}, model=network), is_training=False)
+    return beside(network, folder, MEAN, STD), transform
+
+
+def load_network(folder: Path, device: str = "cpu") -> Any:
+    """The network alone, in evaluation mode.
+
     Raises:
         UserError: the folder is not such a model.
     """
     import timm
     import torch
-    from timm.data import create_transform, resolve_data_config
 
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
         raise UserError(f"--model {folder}: config.json and model.safetensors are wanted there")
-    model = (
-        timm.create_model(f"local-dir:{folder}", pretrained=True)
-        .eval()
-        .to(device)
-        .to(memory_format=torch.channels_last)
-    )
-    return model, create_transform(**resolve_data_config({}, model=model), is_training=False)
+    network = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    return network.eval().to(device).to(memory_format=torch.channels_last)
 
 
 def transform_for(described: Model) -> Callable[[Any], Any]:

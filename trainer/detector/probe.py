@@ -19,6 +19,7 @@ from trainer.detector.config import Config
 from trainer.detector.evaluation import labels_of, thinned
 from trainer.detector.images import Picture
 from trainer.detector.leave_out import Run, rotation
+from trainer.detector.linear import logistic
 from trainer.detector.model import normalised
 from trainer.detector.training import Machine
 
@@ -84,6 +85,8 @@ def _features(model: Any, pictures: Sequence[Picture], config: Config, view: str
 
 
 def _judged(seen: _Seen, run: Run, config: Config, views: Sequence[str], land: bool) -> dict[str, Any]:
+    import torch
+
     names = [picture.source for picture in seen.pictures]
     unseen = np.array([name in run.unseen for name in names])
     learnt = np.flatnonzero(~unseen & np.array([land or not name.startswith(LAND) for name in names]))
@@ -94,35 +97,10 @@ def _judged(seen: _Seen, run: Run, config: Config, views: Sequence[str], land: b
     features = np.concatenate([seen.views[view][learnt] for view in views])
     mean, deviation = features.mean(0), features.std(0) + 1e-3
     weights = np.tile(chances, len(views))
-    tell = _fitted((features - mean) / deviation, np.tile(labels[learnt], len(views)), weights)
-    scores = tell((seen.views["plain"][unseen] - mean) / deviation)
+    inputs = torch.from_numpy((features - mean) / deviation).float()
+    layer = logistic(inputs, np.tile(labels[learnt], len(views)), weights, PENALTY)
+    with torch.inference_mode():
+        scores = (
+            layer(torch.from_numpy((seen.views["plain"][unseen] - mean) / deviation).float())[:, 0].double().numpy()
+        )
     return {"rs": run.rs, "photo": run.photo, "unseen": metrics.summary(scores, labels[unseen])}
-
-
-def _fitted(features: Features, labels: NDArray[np.int64], weights: NDArray[np.float64]) -> Any:
-    """Logistic regression by L-BFGS; a function from features to log-odds."""
-    import torch
-    from torch.nn.functional import binary_cross_entropy_with_logits as log_loss
-
-    inputs = torch.from_numpy(features.astype(np.float32))
-    wanted = torch.from_numpy(labels).float()
-    shares = torch.from_numpy(weights / weights.sum()).float()
-    layer = torch.nn.Linear(inputs.shape[1], 1)
-    torch.nn.init.zeros_(layer.weight)
-    torch.nn.init.zeros_(layer.bias)
-    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=60, line_search_fn="strong_wolfe")
-
-    def loss() -> Any:
-        optimizer.zero_grad()
-        found = log_loss(layer(inputs)[:, 0], wanted, weight=shares, reduction="sum")
-        found = found + PENALTY * (layer.weight**2).sum()
-        found.backward()
-        return found
-
-    optimizer.step(loss)
-
-    def tell(rows: Features) -> metrics.Scores:
-        with torch.inference_mode():
-            return np.asarray(layer(torch.from_numpy(rows.astype(np.float32)))[:, 0].double().numpy())
-
-    return tell

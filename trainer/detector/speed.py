@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from trainer.detector.config import Model
-from trainer.detector.model import BATCH, build
+from trainer.detector.config import LABELS, Model
+from trainer.detector.model import BATCH, MEAN, STD, build
 
 
 def images_per_second(described: Model, threads: int, seconds: float) -> dict[str, float]:
@@ -17,10 +17,16 @@ def images_per_second(described: Model, threads: int, seconds: float) -> dict[st
     """
     import torch
 
+    from descriptors import WIDTH, Beside
+
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         model = build(replace(described, drop_path=0.0), 0).eval()
+        if described.descriptors:
+            layer = {"mean": torch.zeros(WIDTH), "deviation": torch.ones(WIDTH)}
+            layer |= {"weight": torch.zeros(len(LABELS), WIDTH), "bias": torch.zeros(len(LABELS))}
+            model = Beside(model, layer, MEAN, STD)
         batch = torch.zeros(BATCH, 3, described.size, described.size).to(memory_format=torch.channels_last)
         with torch.inference_mode():
             model(batch)

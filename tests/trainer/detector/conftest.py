@@ -24,7 +24,7 @@ TOY: dict[str, Any] = {
     },
     "split": {"train": 0.5, "validation": 0.25, "test": 0.25},
     "drawn": {"per_kind": 1, "share": 0.25},
-    "model": {"architecture": "test_resnet", "size": 32, "drop_path": 0.0},
+    "model": {"architecture": "test_resnet", "size": 32, "drop_path": 0.0, "descriptors": True},
     "training": {"steps": 24, "batch": 16, "lr": 0.005, "warmup": 2, "ema": 0.8, "prepared": 6, "checkpoint_every": 8},
 }
 ONE = Machine(device="cpu", threads=1, workers=0)

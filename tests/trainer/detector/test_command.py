@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
+from descriptors import FILE
 from tests.trainer.detector.conftest import TOY
 from trainer.detector.__main__ import ELSEWHERE, main
 from trainer.detector.config import load as load_config
 from trainer.detector.evaluation import degradations
-from trainer.detector.model import load
+from trainer.detector.model import load, load_network, score
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,13 @@ def trained(toy_data: Path, toy_file: Path, tmp_path_factory: pytest.TempPathFac
     assert main(["leave-out", *common, "--steps", "2"]) == 0
     assert main(["leave-out", *common, "--steps", "2", "--design", "curve"]) == 0
     return out
+
+
+def scores(folder: Path, data: Path, whole: bool = True) -> np.ndarray:
+    """Log-odds of the toy world's pictures, with what stands beside the network or without."""
+    network, transform = load(folder)
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(data.rglob("*.png"))]
+    return score(network if whole else load_network(folder), transform, pictures)
 
 
 def test_training_leaves_a_model_its_figures_and_a_plot(trained: Path) -> None:
@@ -105,12 +115,51 @@ def test_what_is_shipped_loads_and_renders_again(trained: Path, tmp_path: Path) 
     assert main(["card", "--out", str(trained)]) == 0
     assert main(["ship", "--out", str(trained), "--to", str(tmp_path / "detector")]) == 0
     shipped = {path.name for path in (tmp_path / "detector").iterdir()}
-    assert {"config.json", "model.safetensors", "README.md", "metrics.json", "reliability.png"} <= shipped
+    assert {"config.json", "model.safetensors", FILE, "README.md", "metrics.json", "reliability.png"} <= shipped
     assert "checkpoint.pt" not in shipped
     load(tmp_path / "detector")
     card = (tmp_path / "detector" / "README.md").read_bytes()
     assert main(["card", "--out", str(tmp_path / "detector")]) == 0
     assert (tmp_path / "detector" / "README.md").read_bytes() == card
+
+
+def test_refitting_keeps_the_network_and_comes_to_the_same_layer(
+    trained: Path, toy_data: Path, toy_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "again"
+    shutil.copytree(trained, out)
+    (out / "model" / FILE).unlink()
+    common = ["--config", str(toy_file), "--data", str(toy_data), "--out", str(out), "--device", "cpu"]
+    assert main(["refit", *common, "--workers", "0", "--threads", "2"]) == 0
+    first, second = (scores(folder / "model", toy_data) for folder in (trained, out))
+    assert np.allclose(first, second, rtol=0.02, atol=0.05)
+    before, after = (json.loads((folder / "training.json").read_text()) for folder in (trained, out))
+    assert after["temperature"] == pytest.approx(before["temperature"], rel=0.05)
+    assert after["history"] == before["history"]
+
+
+def test_refitting_wants_a_trained_network(
+    toy_data: Path, toy_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--config", str(toy_file), "--data", str(toy_data), "--out", str(tmp_path), "--device", "cpu"]
+    assert main(["refit", *common]) == 2
+    assert "training.json is not there" in capsys.readouterr().err
+
+
+def test_the_layer_over_descriptors_speaks_as_loud_as_the_network(trained: Path, toy_data: Path) -> None:
+    both, alone = (scores(trained / "model", toy_data, whole) for whole in (True, False))
+    assert 0.3 < (both - alone).std() / alone.std() < 3
+
+
+def test_without_descriptors_there_is_no_file_and_shipping_removes_an_old_one(trained: Path, tmp_path: Path) -> None:
+    out, to = tmp_path / "plain", tmp_path / "shipped"
+    shutil.copytree(trained, out)
+    assert main(["card", "--out", str(out)]) == 0
+    assert main(["ship", "--out", str(out), "--to", str(to)]) == 0
+    assert (to / FILE).exists()
+    (out / "model" / FILE).unlink()
+    assert main(["ship", "--out", str(out), "--to", str(to)]) == 0
+    assert not (to / FILE).exists()
 
 
 def test_a_card_without_figures_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
