@@ -14,7 +14,7 @@ from trainer.detector.linear import logistic
 from trainer.detector.model import MEAN, STD, silence_dead_channels, transform_for
 from trainer.detector.prepared import Prepared
 
-PENALTY = 0.05
+PENALTY = 0.02
 """Of the squared weights of the layer over descriptors, beside the mean log-loss."""
 BATCH = 256
 
