@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import StringIO
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -33,6 +34,13 @@ def execute(root: Path, config: ToyConfig, fingerprint: str = "f" * 32) -> Manif
 
 def output(root: Path, manifest: Manifest) -> list[int]:
     return [n for file in manifest.outputs for n in pq.read_table(root / file.path)["number"].to_pylist()]
+
+
+def test_a_cluster_of_this_machine_alone_has_no_autoscaler() -> None:
+    children = psutil.Process().children()
+    commands = [" ".join(child.cmdline()) for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    assert any("/raylet" in command for command in commands), "Ray's processes are not this one's children"
+    assert not any("autoscaler/_private/monitor.py" in command for command in commands)
 
 
 @pytest.fixture
