@@ -21,6 +21,8 @@ DIRECTIONS: Final = 8
 LEVELS: Final = 4
 """Of each channel in the histogram of colours."""
 WIDTH: Final = CELLS * CELLS * (DIRECTIONS + 3 + 3) + LEVELS**3 + 7
+AT_ONCE: Final = 8
+"""Pictures of a batch that are described at a time: so many stay in a processor's cache, which takes half the time."""
 CLIP: Final = 4.0
 """Standardised descriptors are held within so many deviations: no odd picture outvotes the network."""
 LUMA: Final = (0.299, 0.587, 0.114)
@@ -91,11 +93,15 @@ class Beside(torch.nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(n, 3, height, width), normalised, to (n, classes) in float32."""
-        pixels = torch.addcmul(self.input_mean, inputs.float().contiguous(), self.input_std)
-        pixels = pixels.mul_(255).round_().div_(255)  # as they were, whatever half precision made of them
-        plain = standardised(describe(pixels), self.mean, self.deviation)
+        described = torch.cat([describe(self._pixels(part)) for part in inputs.split(AT_ONCE)])
+        plain = standardised(described, self.mean, self.deviation)
         added: torch.Tensor = self.network(inputs).float() + functional.linear(plain, self.weight, self.bias)
         return added
+
+    def _pixels(self, inputs: torch.Tensor) -> torch.Tensor:
+        """As they were in 0-1, whatever normalising and half precision made of them."""
+        pixels = torch.addcmul(self.input_mean, inputs.float().contiguous(), self.input_std)
+        return pixels.mul_(255).round_().div_(255)
 
     def scale(self, factor: float) -> None:
         """Multiply the layer's outputs, in place."""
