@@ -183,7 +183,7 @@ def load_open_clip(ref: ModelRef, device: str, precision: str) -> tuple[Any, Any
 
 
 def load_timm(ref: ModelRef, device: str, precision: str) -> Any:
-    """The classifier, in evaluation mode, with the layer over descriptors that its folder may hold.
+    """The classifier, in evaluation mode, with the perceptron over descriptors that its folder may hold.
 
     Raises:
         UnitError: as above.

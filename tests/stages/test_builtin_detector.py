@@ -73,7 +73,7 @@ def test_the_stage_scores_as_the_trainer_does(scorer: DetectorScorer) -> None:
     wanted = score(model, transform, [np.asarray(image) for image in images])
     assert np.allclose(logits(scorer, images), wanted, atol=0.02)
     alone = score(load_network(FOLDER), transform, [np.asarray(image) for image in images])
-    assert np.abs(wanted - alone).max() > 0.1, "the layer over descriptors says nothing"
+    assert np.abs(wanted - alone).max() > 0.1, "the perceptron over descriptors says nothing"
 
 
 def test_a_flat_placeholder_is_no_satellite_image(scorer: DetectorScorer) -> None:

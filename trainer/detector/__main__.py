@@ -48,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
     for made in (
         command("train", train, "train, calibrate, save to OUT/model and evaluate; goes on from OUT/checkpoint.pt"),
         command(
-            "refit", refit, "fit the layer over descriptors and the temperature again, beside the network of OUT/model"
+            "refit",
+            refit,
+            "fit the perceptron over descriptors and the temperature again, beside the network of OUT/model",
         ),
         command("leave-out", leave_out, "train without whole sources and judge on them"),
         command("probe", probe_teacher, "a linear classifier on the teacher's features, with sources left out"),
@@ -147,7 +149,7 @@ def refit(options: argparse.Namespace) -> None:
     save(detector.model, config.model, folder)
     training = json.loads(told.read_text())
     training["config"]["model"] = config.plain()["model"]
-    training["temperature"] *= temperature  # the network's logits were divided by the former one
+    training["temperature"] = temperature
     _write(told, training)
     _evaluate(pool, options.out, machine)
 

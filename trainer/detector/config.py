@@ -23,11 +23,13 @@ class Source:
     use: str = "train"
     """`train`: split into train, validation and test; `test`: every image is a test image."""
     format: str = "images"
-    """`images`: every image file is one; `sentinel2`: a folder of band TIFFs is one patch."""
+    """`images`: every image file is one; `sentinel2`: a folder of band TIFFs is one patch; `raster`: any GDAL reads."""
+    bands: tuple[tuple[int, ...], ...] = ((1, 2, 3), (1,))
+    """Of a raster: the pictures made of it, each of one band or three, from 1 up; those of bands it lacks are not."""
     group: str = "file"
     """What must not cross the split: `file` (byte copies), or `folder` (all that lies in one folder)."""
-    files: str = "**/*"
-    """Which files under the folder, by a pattern of names."""
+    files: tuple[str, ...] = ("**/*",)
+    """Which files under the folder, by a pattern of names or several."""
     tile: int = 0
     """Larger images are cut into squares of so many pixels, which share a side of the split; 0: images stay whole."""
     limit: int = 0
@@ -67,7 +69,7 @@ class Model:
     size: int = 128
     drop_path: float = 0.05
     descriptors: bool = False
-    """Whether a linear layer over hand-made descriptors is added to the network."""
+    """Whether a perceptron over hand-made descriptors is added to the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +192,10 @@ def _value(wanted: Any, value: Any, where: str) -> Any:
         if not isinstance(value, bool):
             raise UserError(f"{where}: true or false is wanted, found {value!r}")
         return value
+    if wanted == tuple[tuple[int, ...], ...]:
+        return _bands(value, where)
+    if wanted == tuple[str, ...]:
+        return _patterns(value, where)
     if wanted in (int, float, str):
         if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else wanted):
             raise UserError(f"{where}: {wanted.__name__} is wanted, found {value!r}")
@@ -197,11 +203,27 @@ def _value(wanted: Any, value: Any, where: str) -> Any:
     return _build(wanted, value, where)
 
 
+def _patterns(value: Any, where: str) -> tuple[str, ...]:
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not found or not all(isinstance(one, str) and one for one in found):
+        raise UserError(f"{where}: a pattern or a list of them is wanted, found {value!r}")
+    return tuple(found)
+
+
+def _bands(value: Any, where: str) -> tuple[tuple[int, ...], ...]:
+    told = UserError(f"{where}: a list of lists of one or three band numbers is wanted, found {value!r}")
+    if not isinstance(value, list) or not value or not all(isinstance(one, list) for one in value):
+        raise told
+    if any(len(one) not in (1, 3) or not all(type(band) is int and band > 0 for band in one) for one in value):
+        raise told
+    return tuple(tuple(one) for one in value)
+
+
 def _check(config: Config, where: str) -> None:
     accepted = {
         "label": LABELS,
         "use": ("train", "test"),
-        "format": ("images", "sentinel2"),
+        "format": ("images", "sentinel2", "raster"),
         "group": ("file", "folder"),
     }
     for name, source in config.sources.items():

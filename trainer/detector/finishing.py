@@ -1,4 +1,4 @@
-"""From trained weights to a detector that may be used: dead channels, the layer over descriptors, the temperature."""
+"""From trained weights to a detector that may be used: dead channels, the perceptron beside it, the temperature."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from trainer.detector import perceptron
 from trainer.detector.config import Config
 from trainer.detector.evaluation import Detector, calibrate
 from trainer.detector.images import Picture
-from trainer.detector.linear import logistic
-from trainer.detector.model import MEAN, STD, silence_dead_channels, transform_for
+from trainer.detector.model import MEAN, STD, divide_logits, silence_dead_channels, transform_for
 from trainer.detector.prepared import Prepared
 
-PENALTY = 0.02
-"""Of the squared weights of the layer over descriptors, beside the mean log-loss."""
-BATCH = 256
+LOUDNESS = 0.2
+"""Of the network beside the perceptron: the ratio of their log-odds' spreads over the validation pictures."""
 
 
 def finished(
@@ -25,45 +24,27 @@ def finished(
     """The detector that is to be saved, and its temperature, which is folded in. The network changes in place."""
     silence_dead_channels(network)
     detector = Detector(network, transform_for(config.model), device)
-    if config.model.descriptors:
-        detector = Detector(_with_descriptors(detector, prepared, validation), detector.transform, device)
+    if prepared.described is not None:
+        made = _with_descriptors(detector, prepared, prepared.described, validation, config.seed)
+        detector = Detector(made, detector.transform, device)
     return detector, calibrate(detector, validation)
 
 
-def _with_descriptors(detector: Detector, prepared: Prepared, validation: Sequence[Picture]) -> Any:
-    """The network (two outputs) with a layer over the descriptors of the prepared pictures.
+def _with_descriptors(
+    detector: Detector, prepared: Prepared, described: Any, validation: Sequence[Picture], seed: int
+) -> Any:
+    """The network (two outputs) with a perceptron over the descriptors of the prepared pictures.
 
-    Both parts speak as loud: the layer's log-odds get the spread that the network's have over the validation pictures.
-    How much each deserves elsewhere cannot be learned from those: on sources that it saw, the network is always better.
+    How much each deserves elsewhere cannot be learned from pictures of sources that both saw: the network is to speak
+    `LOUDNESS` as loud.
     """
-    import torch
+    from descriptors import Beside
 
-    from descriptors import Beside, standardised
-
-    described = _described(prepared)
-    mean, deviation = described.mean(0), described.std(0) + 1e-4
-    labels = prepared.labels[prepared.rows]
-    found = logistic(standardised(described, mean, deviation), labels, np.ones(len(labels)), PENALTY)
-    halves = torch.tensor([[-0.5], [0.5]])
-    layer = {"mean": mean, "deviation": deviation, "weight": halves * found.weight, "bias": halves[:, 0] * found.bias}
-    made = Beside(detector.model, {name: value.detach() for name, value in layer.items()}, MEAN, STD)
-    made = made.to(detector.device).eval()
+    fitted = perceptron.fit(np.asarray(described[:, prepared.rows]), prepared.labels[prepared.rows], seed)
+    made = Beside(detector.model, fitted, MEAN, STD).to(detector.device).eval()
     pixels = [picture.pixels for picture in validation]
     alone = detector.scores(pixels)
     added = Detector(made, detector.transform, detector.device).scores(pixels) - alone
-    if added.std() > 0:
-        made.scale(float(alone.std() / added.std()))
+    if alone.std() > 0 and added.std() > 0:
+        divide_logits(detector.model, float(alone.std() / (LOUDNESS * added.std())))
     return made
-
-
-def _described(prepared: Prepared) -> Any:
-    """(rows that may be drawn, WIDTH)."""
-    import torch
-
-    from descriptors import describe
-
-    parts = []
-    for first in range(0, len(prepared.rows), BATCH):
-        images = torch.from_numpy(prepared.images[prepared.rows[first : first + BATCH]])
-        parts.append(describe(images.permute(0, 3, 1, 2).float() / 255))
-    return torch.cat(parts)

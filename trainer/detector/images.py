@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,10 @@ COMPOSITES = (
     ("B12", "B12", "B12"),
 )
 """True colour of Sentinel-2; near infrared, short-wave infrared, grey bands and other mixtures, stretched."""
+NODATA = 0.5
+"""A raster's picture is left out if a larger share of it is nodata."""
+RASTERS = SUFFIXES | {".img", ".jp2", ".j2k", ".ntf"}
+"""What is taken for a raster, in lower case."""
 SPLITS = ("train", "validation", "test")
 
 
@@ -66,12 +70,14 @@ def _read_source(name: str, source: Source, data: Path, split: Split, seed: int)
     folder = data / source.folder
     if not folder.is_dir():
         raise UserError(f"sources.{name}.folder: {folder} is not a folder")
-    read = _read_patches if source.format == "sentinel2" else _read_files
+    read = {"images": _read_files, "sentinel2": _read_patches, "raster": _read_rasters}[source.format]
     seen: set[str] = set()
     label = LABELS.index(source.label)
     for path, group, pixels in _tiles(read(folder, source), source.tile):
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()
         if digest in seen or pixels.mean(2).std() < FLAT:
+            continue
+        if source.format == "raster" and (pixels == 0).all(2).mean() > NODATA:
             continue
         seen.add(digest)
         if source.group == "folder":
@@ -104,19 +110,25 @@ def split_of(group: str, split: Split, seed: int) -> str:
 
 def _read_files(folder: Path, source: Source) -> Iterator[tuple[Path, str, Pixels]]:
     """(path, sha256 of the file, pixels) of each image file that decodes; byte copies come once."""
-    limit = source.limit
-    paths = sorted(path for path in folder.glob(source.files) if path.suffix.lower() in SUFFIXES)
-    if limit:
-        paths = sorted(sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())[:limit])
-    seen: set[str] = set()
-    for path in paths:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if digest in seen:
-            continue
-        seen.add(digest)
+    for path, digest in _files(folder, source, SUFFIXES):
         pixels = read_image(path, whole=bool(source.tile))
         if pixels is not None:
             yield path, digest, pixels
+
+
+def _files(folder: Path, source: Source, suffixes: Collection[str]) -> Iterator[tuple[Path, str]]:
+    """(path, sha256) of the source's files; byte copies come once."""
+    found = {path for pattern in source.files for path in folder.glob(pattern)}
+    paths = sorted(path for path in found if path.suffix.lower() in suffixes)
+    if source.limit:
+        chosen = sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())
+        paths = sorted(chosen[: source.limit])
+    seen: set[str] = set()
+    for path in paths:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest not in seen:
+            seen.add(digest)
+            yield path, digest
 
 
 def read_image(path: Path, whole: bool = False) -> Pixels | None:
@@ -140,6 +152,38 @@ def _reduced(image: Any) -> Any:
     if factor >= 1:
         return image
     return image.resize([max(1, round(side * factor)) for side in image.size], Image.Resampling.LANCZOS)
+
+
+def _read_rasters(folder: Path, source: Source) -> Iterator[tuple[Path, str, Pixels]]:
+    """The pictures of each raster: `bands` as channels, each stretched over the whole file; nodata is black."""
+    import rasterio
+    from PIL import Image
+
+    for path, digest in _files(folder, source, RASTERS):
+        try:
+            with rasterio.open(path) as raster:
+                for number, bands in enumerate(source.bands):
+                    if max(bands) <= raster.count:
+                        planes = raster.read(list(bands), masked=True)
+                        pixels = _stretched_within(np.moveaxis(planes, 0, 2))
+                        at = path.with_name(f"{path.name}@bands{number}")
+                        yield at, digest, pixels if source.tile else np.asarray(_reduced(Image.fromarray(pixels)))
+        except rasterio.errors.RasterioError:
+            continue
+
+
+def _stretched_within(values: Any) -> Pixels:
+    """A masked array (height, width, 1 or 3) as RGB: where valid and not 0, 1 to 255 from 2nd to 98th percentile."""
+    magnitude = np.abs(values.filled(0)) if np.iscomplexobj(values) else values.filled(0)
+    plain = np.nan_to_num(magnitude.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    out = np.zeros(plain.shape, np.uint8)
+    for channel in range(plain.shape[2]):
+        valid = plain[..., channel] != 0
+        if valid.any():
+            low, high = np.percentile(plain[..., channel][valid], [2, 98])
+            grey = (plain[..., channel] - low) / max(high - low, 1e-6) * 254 + 1
+            out[..., channel] = np.where(valid, np.clip(grey, 1, 255), 0)
+    return np.repeat(out, 3, axis=2) if out.shape[2] == 1 else out
 
 
 def _read_patches(folder: Path, source: Source) -> Iterator[tuple[Path, str, Pixels]]:

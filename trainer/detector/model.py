@@ -59,7 +59,7 @@ def _start_undecided(model: Any) -> None:
 
 
 def divide_logits(model: Any, temperature: float) -> None:
-    """Fold a temperature into the last layer (and that over descriptors), in place: logits come out divided by it.
+    """Fold a temperature into the last layer (and the perceptron's), in place: logits come out divided by it.
 
     Raises:
         UserError: the architecture's classifier is no single layer with weight and bias.
@@ -98,7 +98,7 @@ def silence_dead_channels(model: Any) -> int:
 def save(model: Any, described: Model, folder: Path) -> Path:
     """Write `config.json` and `model.safetensors` (float16), as `timm.create_model("local-dir:…")` reads them.
 
-    A layer over descriptors goes into a file of its own.
+    A perceptron over descriptors goes into a file of its own.
     """
     import torch
     from safetensors.torch import save as to_bytes
@@ -108,7 +108,7 @@ def save(model: Any, described: Model, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FILE).unlink(missing_ok=True)
     if isinstance(model, Beside):
-        (folder / FILE).write_bytes(to_bytes(model.layer()))
+        (folder / FILE).write_bytes(to_bytes(model.perceptron()))
         model = model.network
     config = {
         "architecture": described.architecture,
@@ -139,7 +139,7 @@ def save(model: Any, described: Model, folder: Path) -> Path:
 def load(folder: Path, device: str = "cpu") -> tuple[Any, Callable[[Any], Any]]:
     """(model in evaluation mode, its transform from a PIL image to a normalised tensor), both as timm reads the folder.
 
-    With the layer over descriptors, where the folder holds one.
+    With the perceptron over descriptors, where the folder holds one.
 
     Raises:
         UserError: the folder is not such a model.

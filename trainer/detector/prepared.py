@@ -1,4 +1,5 @@
-"""Altered pictures with the teacher's features, made once: many steps draw on them, and runs without some sources."""
+"""Altered pictures with the teacher's features and their descriptors, made once: many steps draw on them, and runs
+without some sources."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from trainer.detector.config import Config
 from trainer.detector.images import Picture
 from trainer.detector.model import normalised
 from trainer.detector.teacher import Features
+from trainer.detector.views import askew, greyed, resized, turned, zoomed
 from trainer.errors import UserError
 
 FOLDER = "prepared"
@@ -36,6 +38,8 @@ class Prepared:
     labels: NDArray[np.int64]
     features: Features | None
     """(n, width) of the teacher, memory-mapped; each column of mean 0 and deviation 1."""
+    described: NDArray[np.float32] | None
+    """(2, n, descriptors.WIDTH), memory-mapped: of the pictures as they are, and altered once more."""
     rows: NDArray[np.int64]
     """Of the pictures that may be drawn."""
     digest: str
@@ -71,6 +75,7 @@ def prepare(
         images=np.load(folder / "images.npy", mmap_mode="r"),
         labels=np.array([picture.label for picture in pool], dtype=np.int64)[picks],
         features=np.load(folder / "features.npy", mmap_mode="r") if config.teacher.architecture else None,
+        described=np.load(folder / "described.npy", mmap_mode="r") if config.model.descriptors else None,
         rows=np.flatnonzero(allowed[picks]),
         digest=named.hexdigest(),
     )
@@ -80,7 +85,7 @@ def _digest(pool: Sequence[Picture], config: Config, device: str) -> str:
     """Of all that the arrays depend on but the pixels, for which source and name stand."""
     of = config.training
     plain = [config.seed, config.model.size, of.batch, of.prepared, of.balance, of.harder, of.plain, config.drawn.share]
-    plain.append(config.drawn.positives)
+    plain += [config.drawn.positives, config.model.descriptors]
     named = hashlib.sha256(json.dumps([*plain, config.teacher.architecture, config.teacher.size, device]).encode())
     for picture in pool:
         named.update(f"{picture.source}\0{picture.name}\0{picture.label}\n".encode())
@@ -94,12 +99,15 @@ def _make(pool: Sequence[Picture], config: Config, folder: Path, machine: Any) -
     images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
     told = _Teaching(config, folder, total, machine.device) if config.teacher.architecture else None
     picks = np.zeros(total, dtype=np.int64)
+    numbers = _Describing(config, folder, total) if config.model.descriptors else None
     began = time.monotonic()
     for number, (batch, chosen) in enumerate(batches.loader(machine.workers)):
         at = slice(number * len(batch), (number + 1) * len(batch))
         images[at], picks[at] = batch.numpy(), chosen.numpy()
         if told:
             told.add(batch, at)
+        if numbers:
+            numbers.add(batch, at)
         if (number + 1) % 100 == 0:
             rate = at.stop / (time.monotonic() - began)
             print(f"prepared {at.stop} of {total} pictures, {rate:.0f} images/s", file=sys.stderr, flush=True)
@@ -135,3 +143,31 @@ class _Teaching:
             scaled = (block - block.mean(0)) / (block.std(0) + 1e-3)
             self._features[:, first : first + 64] = np.clip(scaled, -CLIP, CLIP)
         self._features.flush()
+
+
+class _Describing:
+    """The descriptors of all batches, as they are and altered once more, in a file."""
+
+    def __init__(self, config: Config, folder: Path, total: int) -> None:
+        from descriptors import WIDTH
+
+        self._seed, shape = config.seed, (2, total, WIDTH)
+        self._found = np.lib.format.open_memmap(folder / "described.npy", mode="w+", dtype=np.float32, shape=shape)
+
+    def add(self, batch: Any, at: slice) -> None:
+        from descriptors import describe
+
+        pixels = batch.permute(0, 3, 1, 2).float() / 255
+        self._found[0, at] = describe(pixels).numpy()
+        self._found[1, at] = describe(self._altered(batch, at.start)).numpy()
+
+    def _altered(self, batch: Any, first: int) -> Any:
+        """Turned, by any angle mostly; at times a part of it, or grey. (n, 3, side, side) in 0-1, in steps of 1/255."""
+        rng = np.random.default_rng([self._seed, first, 2])
+        pixels = turned(batch, rng).permute(0, 3, 1, 2).float() / 255
+        if rng.random() < 0.5:
+            pixels = zoomed(pixels, rng, 0.7)
+        if rng.random() < 0.7:
+            pixels = askew(pixels, float(rng.uniform(-45, 45)))
+        pixels = greyed(resized(pixels, batch.shape[1]), rng, 0.35)
+        return (pixels.clamp(0, 1) * 255).round() / 255

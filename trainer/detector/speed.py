@@ -18,15 +18,17 @@ def images_per_second(described: Model, threads: int, seconds: float) -> dict[st
     import torch
 
     from descriptors import WIDTH, Beside
+    from trainer.detector.perceptron import HIDDEN
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         model = build(replace(described, drop_path=0.0), 0).eval()
         if described.descriptors:
-            layer = {"mean": torch.zeros(WIDTH), "deviation": torch.ones(WIDTH)}
-            layer |= {"weight": torch.zeros(len(LABELS), WIDTH), "bias": torch.zeros(len(LABELS))}
-            model = Beside(model, layer, MEAN, STD)
+            held = {"mean": torch.zeros(WIDTH), "deviation": torch.ones(WIDTH)}
+            for name, shape in (("hidden", (HIDDEN, WIDTH)), ("out", (len(LABELS), HIDDEN))):
+                held |= {f"{name}.weight": torch.zeros(shape), f"{name}.bias": torch.zeros(shape[0])}
+            model = Beside(model, held, MEAN, STD)
         batch = torch.zeros(BATCH, 3, described.size, described.size).to(memory_format=torch.channels_last)
         with torch.inference_mode():
             model(batch)

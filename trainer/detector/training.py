@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import cos, pi, radians, sin
+from math import cos, pi
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.detector import metrics
-from trainer.detector.augment import LUMA
 from trainer.detector.config import Config
 from trainer.detector.images import Picture
 from trainer.detector.model import build, normalised, score, transform_for
 from trainer.detector.prepared import Prepared
 from trainer.detector.teacher import pooled
+from trainer.detector.views import askew, greyed, resized, turned, zoomed
 from trainer.errors import UserError
 
 CHECKPOINT = "checkpoint.pt"
@@ -187,7 +187,7 @@ def _step(state: State, prepared: Prepared, config: Config, machine: Machine) ->
         inputs = askew(inputs, float(rng.uniform(-45, 45)))
     if config.training.grey:
         inputs = greyed(inputs, rng, config.training.grey)
-    inputs = _shrunk(inputs, config.size_at(state.step)).contiguous(memory_format=machine.memory_format)
+    inputs = resized(inputs, config.size_at(state.step)).contiguous(memory_format=machine.memory_format)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, config)
     state.model.train()
@@ -215,52 +215,6 @@ def _loss(state: State, inputs: Any, rows: NDArray[np.int64], prepared: Prepared
         return loss
     wanted = torch.from_numpy(prepared.features[rows]).to(inputs.device).float()
     return loss + config.teacher.weight * smooth_l1_loss(state.project(found).float(), wanted)
-
-
-def turned(images: Any, rng: np.random.Generator) -> Any:
-    """A batch (n, side, side, 3) turned by quarters, at times mirrored: any of the square's eight symmetries."""
-    images = images.rot90(int(rng.integers(4)), (1, 2))
-    return images.flip(2) if rng.random() < 0.5 else images
-
-
-def zoomed(inputs: Any, rng: np.random.Generator, least: float) -> Any:
-    """A batch (n, 3, side, side) cut to one square window of at least so large a share of the side."""
-    whole = inputs.shape[-1]
-    side = round(whole * float(rng.uniform(least, 1.0)))
-    top, left = (int(rng.integers(0, whole - side + 1)) for _ in range(2))
-    return inputs[..., top : top + side, left : left + side]
-
-
-def askew(inputs: Any, degrees: float) -> Any:
-    """A batch (n, 3, side, side) turned by so many degrees; the largest centre square without corners, enlarged."""
-    import torch
-    from torch.nn.functional import affine_grid, grid_sample
-
-    turn = radians(degrees)
-    share = 1 / (abs(cos(turn)) + abs(sin(turn)))
-    rows = [[share * cos(turn), -share * sin(turn), 0.0], [share * sin(turn), share * cos(turn), 0.0]]
-    matrix = torch.tensor([rows], dtype=inputs.dtype, device=inputs.device).expand(len(inputs), 2, 3)
-    grid = affine_grid(matrix, list(inputs.shape), align_corners=False)
-    return grid_sample(inputs, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-
-
-def greyed(inputs: Any, rng: np.random.Generator, share: float) -> Any:
-    """A batch (n, 3, side, side), each picture grey (its luma) with a probability of `share`."""
-    import torch
-
-    chosen = torch.from_numpy(rng.random(len(inputs)) < share).to(inputs.device)
-    weights = torch.tensor(LUMA, dtype=inputs.dtype, device=inputs.device)
-    luma = torch.einsum("nchw,c->nhw", inputs, weights)[:, None].expand_as(inputs)
-    return torch.where(chosen[:, None, None, None], luma, inputs)
-
-
-def _shrunk(inputs: Any, size: int) -> Any:
-    from torch.nn.functional import interpolate
-
-    if inputs.shape[-1] == size:
-        return inputs
-    smaller = inputs.shape[-1] > size
-    return interpolate(inputs, size=size, mode="bilinear", antialias=smaller, align_corners=False)
 
 
 def follow(average: Any, model: Any, decay: float) -> None:

@@ -17,6 +17,7 @@ from tests.trainer.detector.conftest import TOY
 from trainer.detector.__main__ import ELSEWHERE, main
 from trainer.detector.config import load as load_config
 from trainer.detector.evaluation import degradations
+from trainer.detector.finishing import LOUDNESS
 from trainer.detector.model import load, load_network, score
 
 
@@ -146,9 +147,9 @@ def test_refitting_wants_a_trained_network(
     assert "training.json is not there" in capsys.readouterr().err
 
 
-def test_the_layer_over_descriptors_speaks_as_loud_as_the_network(trained: Path, toy_data: Path) -> None:
+def test_the_network_speaks_a_fifth_as_loud_as_the_perceptron(trained: Path, toy_data: Path) -> None:
     both, alone = (scores(trained / "model", toy_data, whole) for whole in (True, False))
-    assert 0.3 < (both - alone).std() / alone.std() < 3
+    assert 0.5 * LOUDNESS < alone.std() / (both - alone).std() < 2 * LOUDNESS
 
 
 def test_without_descriptors_there_is_no_file_and_shipping_removes_an_old_one(trained: Path, tmp_path: Path) -> None:

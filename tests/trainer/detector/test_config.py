@@ -8,18 +8,18 @@ import timm
 import yaml
 
 from tests.trainer.detector.conftest import TOY
-from trainer.detector.config import load
+from trainer.detector.config import LABELS, load
 from trainer.errors import UserError
 
 
-def test_the_shipped_config_names_the_nine_sources_and_a_known_architecture() -> None:
+def test_the_shipped_config_names_its_sources_and_a_known_architecture() -> None:
     config = load(None)
-    assert [name for name, source in config.sources.items() if source.label == "rs"] == [
-        "aid",
-        "hurricane",
-        "ucm",
-        "bigearthnet",
-    ]
+    classes = {label: [name for name, source in config.sources.items() if source.label == label] for label in LABELS}
+    assert classes["rs"][:4] == ["aid", "hurricane", "ucm", "bigearthnet"]
+    assert classes["other"] == ["flickr8k", "intel", "imagenet", "imagenet_small", "cifar10"]
+    packaged = [config.sources[name] for name in classes["rs"][4:]]
+    assert len(packaged) == 12
+    assert all(source.folder.startswith("packages/") and source.format == "raster" for source in packaged)
     assert config.model.architecture in timm.list_models()
     assert all(source.origin and source.licence for source in config.sources.values())
 
@@ -36,6 +36,9 @@ def test_a_shorter_training_warms_up_for_a_tenth_of_it() -> None:
         ({"model": {"size": 64}}, "the key 'architecture' is missing"),
         ({"sources": {"a": {"folder": "a", "label": "aerial"}}}, "sources.a.label is 'aerial'; accepted: other, rs"),
         ({"sources": {"drawn": {"folder": "a", "label": "rs"}}}, "the name is taken"),
+        ({"sources": {"a": {"folder": "a", "label": "rs", "files": [1]}}}, "a pattern or a list of them is wanted"),
+        ({"sources": {"a": {"folder": "a", "label": "rs", "bands": [[1, 2]]}}}, "lists of one or three band numbers"),
+        ({"sources": {"a": {"folder": "a", "label": "rs", "bands": [[0]]}}}, "lists of one or three band numbers"),
         ({"sources": []}, "a mapping of names to sources is wanted"),
         ({"split": {"train": 0.9, "validation": 0.2, "test": 0.1}}, "three shares that sum to 1"),
         ({"training": {"steps": "many"}}, "steps: int is wanted, found 'many'"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.trainer.detector.conftest import toy_picture
@@ -102,7 +103,7 @@ def test_a_pattern_of_names_chooses_the_files(tmp_path: Path, toy: Config) -> No
     for number, name in enumerate(("a.png", "b.png", "below/c.png")):
         toy_picture(True, np.random.default_rng(number)).save(tmp_path / "one" / name)
     found = {
-        pattern: [picture.name for picture in read_sources(with_source(toy, files=pattern), tmp_path)]
+        pattern: [picture.name for picture in read_sources(with_source(toy, files=(pattern,)), tmp_path)]
         for pattern in ("**/*", "*.png", "**/[bc].png")
     }
     assert found == {"**/*": ["a.png", "b.png", "below/c.png"], "*.png": ["a.png", "b.png"]} | {
@@ -127,6 +128,62 @@ def test_a_patch_gives_the_composites_of_its_bands_as_one_group(tmp_path: Path, 
     with Image.open(patch / "S2A_1_B04.tif") as red:
         expected = np.clip(np.asarray(red, dtype=np.float32) / 2000 * 255, 0, 255).astype(np.uint8)
     assert (pictures[0].pixels[..., 0] == expected).all()
+
+
+def write_raster(path: Path, values: NDArray[Any], **profile: Any) -> None:
+    import rasterio
+
+    bands, height, width = values.shape
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = {"count": bands, "height": height, "width": width, "dtype": values.dtype}
+    with rasterio.open(path, "w", driver="GTiff", **shape, **profile) as made:
+        made.write(values)
+
+
+def raster_source(config: Config, **options: Any) -> Config:
+    return with_source(config, **{"format": "raster", "bands": ((3, 2, 1), (4, 3, 2), (2,))} | options)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_raster_gives_a_picture_for_each_choice_of_bands(tmp_path: Path, toy: Config) -> None:
+    values = np.random.default_rng(0).integers(200, 9000, (4, 40, 60)).astype(np.uint16)
+    values[:, :, :10] = 0
+    write_raster(tmp_path / "one" / "scene.tif", values)
+    write_raster(tmp_path / "one" / "two.tif", values[:2] + 1)
+    (tmp_path / "one" / "broken.tif").write_bytes(b"II*\0 nothing")
+    pictures = read_sources(raster_source(toy), tmp_path)
+    names = ["scene.tif@bands0", "scene.tif@bands1", "scene.tif@bands2", "two.tif@bands2"]
+    assert [picture.name for picture in pictures] == names
+    assert {picture.pixels.shape for picture in pictures} == {(40, 60, 3)}
+    assert len({picture.split for picture in pictures[:3]}) == 1
+    true = pictures[0].pixels
+    assert (true[:, :10] == 0).all(), "nodata is black"
+    assert true[:, 10:].min() == 1, "and nothing else is"
+    low, high = np.percentile(values[2, :, 10:], [2, 98])
+    expected = np.clip((values[2, :, 10:] - low) / (high - low) * 254 + 1, 1, 255)
+    assert np.abs(true[:, 10:, 0] - expected).max() <= 1
+    assert (pictures[2].pixels.std(2) == 0).all(), "one band is grey"
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_tiles_of_a_raster_that_are_mostly_nodata_are_left_out(tmp_path: Path, toy: Config) -> None:
+    values = np.random.default_rng(0).normal(5, 1, (1, 60, 60)).astype(np.float32)
+    values[0, :30, :30] = np.nan
+    values[0, 30:, :18] = -9999
+    write_raster(tmp_path / "one" / "scene.tif", values, nodata=-9999)
+    pictures = read_sources(raster_source(toy, bands=((1,),), tile=30), tmp_path)
+    assert [picture.name.split("@")[-1] for picture in pictures] == ["30,0", "30,30"]
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_complex_radar_is_read_as_its_amplitude(tmp_path: Path, toy: Config) -> None:
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=(1, 40, 40)) + 1j * rng.normal(size=(1, 40, 40))).astype(np.complex64)
+    write_raster(tmp_path / "one" / "radar.tif", values)
+    (picture,) = read_sources(raster_source(toy, bands=((1,),)), tmp_path)
+    brightest, darkest = np.abs(values[0]).argmax(), np.abs(values[0]).argmin()
+    assert picture.pixels[..., 0].flat[brightest] == 255
+    assert picture.pixels[..., 0].flat[darkest] == 1
 
 
 @pytest.mark.skipif("CURATION_REAL_DATA" not in os.environ, reason="real images are not at hand")

@@ -17,7 +17,8 @@ from trainer.detector.config import Config
 from trainer.detector.evaluation import labels_of
 from trainer.detector.model import build, divide_logits, load, save, score, silence_dead_channels, transform_for
 from trainer.detector.prepared import prepare
-from trainer.detector.training import Machine, State, askew, follow, greyed, learning_rate, train, turned, zoomed
+from trainer.detector.training import Machine, State, follow, learning_rate, train
+from trainer.detector.views import askew, greyed, turned, zoomed
 from trainer.errors import UserError
 
 
