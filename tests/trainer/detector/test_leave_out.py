@@ -16,7 +16,7 @@ from trainer.detector.negatives import KINDS
 def test_the_rotation_leaves_out_every_source_and_kind() -> None:
     config = load(None)
     runs = rotation(config)
-    assert len(runs) == 5
+    assert len(runs) == 16
     assert {run.rs for run in runs} | {run.photo for run in runs} == set(config.sources)
     kinds = [kind for run in runs for kind in run.drawn]
     assert sorted(kinds) == sorted(DRAWN + kind for kind in KINDS)
@@ -24,12 +24,12 @@ def test_the_rotation_leaves_out_every_source_and_kind() -> None:
 
 def test_the_full_design_has_every_pair_once() -> None:
     pairs = {(run.rs, run.photo) for run in full(load(None))}
-    assert len(pairs) == len(full(load(None))) == 20
+    assert len(pairs) == len(full(load(None))) == 16 * 5
 
 
 def test_the_curve_adds_sources_and_judges_the_same_pair() -> None:
     runs = curve(load(None))
-    assert [len(run.absent) for run in runs] == [5, 3, 1, 0]
+    assert [len(run.absent) for run in runs] == [17, 15, 13, *range(11, -1, -1)]
     assert {(run.rs, run.photo) for run in runs} == {("aid", "flickr8k")}
     assert not any(set(run.unseen) & set(run.absent) for run in runs)
     assert len({run.name for run in runs}) == len(runs)
