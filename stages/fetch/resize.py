@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.fetch.lanczos import LARGEST, enlarge
 from stages.images import HASH_SIDE, Limits, Verdict, decode, hashed
 
 if TYPE_CHECKING:
@@ -99,12 +100,10 @@ class Resize:
 
     def _resized(self, image: Image, size: Size) -> Pixels:
         """(height, width) or (height, width, 3) levels, RGB, of an image whose true size is `size`."""
-        import cv2
-
-        pixels: Any = np.asarray(image)
+        pixels = np.asarray(image)
         if self.scaled(size) != image.size:
             name = self.options["downscale_interpolation" if self._is_larger(size) else "upscale_interpolation"]
-            pixels = cv2.resize(pixels, self.scaled(size), interpolation=getattr(cv2, INTERPOLATIONS[name]))
+            pixels = _interpolated(pixels, self.scaled(size), INTERPOLATIONS[name])
         return self._framed(pixels) if self._mode in FRAMED else pixels
 
     def _framed(self, pixels: Pixels) -> Pixels:
@@ -142,6 +141,18 @@ class Resize:
             height=pixels.shape[0],
         )
         return hashed(verdict, _shrunk(pixels)), data
+
+
+def _interpolated(pixels: Pixels, size: Size, interpolation: str) -> Pixels:
+    """By OpenCV, or as by OpenCV."""
+    import cv2
+
+    height, width = pixels.shape[:2]
+    is_enlarged = size[0] >= width and size[1] >= height
+    if interpolation == "INTER_LANCZOS4" and is_enlarged and size[0] * size[1] <= LARGEST:
+        return enlarge(pixels, size)
+    resized: Any = cv2.resize(pixels, size, interpolation=getattr(cv2, interpolation))
+    return resized
 
 
 def _shrunk(pixels: Pixels) -> Image:
