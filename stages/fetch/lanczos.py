@@ -1,13 +1,12 @@
 """Enlarging with OpenCV's Lanczos filter of eight pixels (`INTER_LANCZOS4`), by products of small matrices.
 
-OpenCV sums eight weighted pixels for each level it makes, one by one; matrix products take a quarter of the time. Weights
-are OpenCV's, in the same units; the result is within one level of its. All sums are of whole numbers below 2^24, which
-float32 holds, so that no order in which a processor adds them changes a bit.
+OpenCV sums eight weighted pixels for each level it makes, one by one; matrix products take a third of the time.
+Weights are OpenCV's, in the same units; the result is within one level of its. All sums are of whole numbers below
+2^24, which float32 holds, so that no order in which a processor adds them changes a bit.
 """
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import Any
 
@@ -29,7 +28,7 @@ Lines = NDArray[np.float32]
 
 
 def enlarge(pixels: Levels, size: tuple[int, int]) -> Levels:
-    """(height, width) or (height, width, channels) levels at `size`, (width, height), no side of which may be shorter."""
+    """(height, width) or (height, width, channels) levels at a `size` (width, height) with no side shorter."""
     import cv2
 
     width, height = size
@@ -40,7 +39,7 @@ def enlarge(pixels: Levels, size: tuple[int, int]) -> Levels:
     turned: Any = cv2.transpose(tall.reshape(height, -1, *channels))
     whole = _lines(turned.reshape(len(turned), -1), width)
     whole *= 1 / (BETWEEN * UNIT)
-    levels: Any = cv2.add(whole, 0.0, dtype=cv2.CV_8U)  # rounds, and cuts at 0 and 255
+    levels = np.clip(np.rint(whole, out=whole), 0, 255, out=whole).astype(np.uint8)
     done: Any = cv2.transpose(levels.reshape(width, height, *channels))
     return done
 
