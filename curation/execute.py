@@ -31,6 +31,12 @@ log = logging.getLogger(__name__)
 
 DECODING_TOO = 2.0
 """CPUs that a model and the decoding for it take at least, where there is no GPU."""
+QUICK_START = {
+    "agent_manager_retry_interval_ms": "100",
+    "raylet_client_connect_timeout_milliseconds": "20",
+    "raylet_client_num_connect_attempts": "500",
+}
+"""Ray's start waits for its agent and its object store in steps; with steps of a second it lost one in half of them."""
 AHEAD = 3
 """Tasks that run or wait for each CPU: so that none idles, and an autoscaler sees that more are wanted."""
 
@@ -60,7 +66,8 @@ def start_ray(*, debug: bool = False) -> bool:
         return False
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_agent_manager_retry_interval_ms", "100")  # its start waits for its agent in such steps
+    for name, value in QUICK_START.items():
+        os.environ.setdefault(f"RAY_{name}", value)
     if not debug:
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ core writes over the progress

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -19,6 +20,9 @@ log = logging.getLogger("curation")
 
 SEND_EVERY_S = 0.5
 LINE_EVERY_S = 10.0
+LEAD_S = 2.0
+"""Before the first line, for counts to come in."""
+_NONE = (0, 0, 0)
 
 
 class _Counts:
@@ -35,27 +39,44 @@ class _Counts:
 
 
 class Board:
-    """Handle to one phase's counts, which live in a tiny actor; purely for display."""
+    """One phase's counts, which live in a tiny actor with a name; purely for display.
 
-    def __init__(self, phase: str, actor: Any = None) -> None:
+    Until the display opens it, workers hold their counts back: the actor takes a process of its own, and must not have
+    the one that Ray started for the work.
+    """
+
+    def __init__(self, phase: str, name: str) -> None:
         self.phase = phase
-        self.actor: Any = actor or ray.remote(num_cpus=0)(_Counts).remote()
+        self._name = name
+        self._actor: Any = None
+
+    def open(self) -> None:
+        """Start the actor; it lives as long as this process keeps its board."""
+        self._actor = ray.remote(num_cpus=0)(_Counts).options(name=self._name, get_if_exists=True).remote()
 
     def of(self, phase: str) -> Board:
         """The counts of another phase, in the same actor."""
-        return Board(phase, self.actor)
+        return Board(phase, self._name)
 
-    def add(self, rows: int, kept: int, dropped: int) -> None:
-        """Add to the counts, without waiting."""
-        self.actor.add.remote(self.phase, rows, kept, dropped)
+    def add(self, rows: int, kept: int, dropped: int) -> bool:
+        """Add to the counts, without waiting; False while there is no actor."""
+        if self._is_found():
+            self._actor.add.remote(self.phase, rows, kept, dropped)
+        return self._actor is not None
 
     def read(self) -> tuple[int, int, int]:
         """Rows, kept, dropped so far; zeros while the actor cannot be reached."""
         try:
-            rows, kept, dropped = ray.get(self.actor.read.remote(self.phase), timeout=2)
+            rows, kept, dropped = ray.get(self._actor.read.remote(self.phase), timeout=2) if self._is_found() else _NONE
         except (ray.exceptions.RayError, TimeoutError):
-            return (0, 0, 0)
+            return _NONE
         return (rows, kept, dropped)
+
+    def _is_found(self) -> bool:
+        if self._actor is None:
+            with contextlib.suppress(ValueError):  # nobody has that name
+                self._actor = ray.get_actor(self._name)
+        return self._actor is not None
 
 
 class BoardClient:
@@ -80,9 +101,8 @@ class BoardClient:
             self._send()
 
     def _send(self) -> None:
-        if any(self._pending):
-            self._board.add(*self._pending)
-        self._pending = [0, 0, 0]
+        if any(self._pending) and self._board.add(*self._pending):
+            self._pending = [0, 0, 0]
         self._sent = time.monotonic()
 
 
@@ -92,14 +112,14 @@ class Display:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
-        self._board: Board | None = None
+        self._board = Board("all", f"curation progress {uuid.uuid4()}")
+        self._is_open = False
         self._phases = 0
 
     @contextlib.contextmanager
     def phase(self, stage: str, phase: str, *, rows: int, units: int) -> Iterator[Shown]:
         """Show one phase while the body runs."""
         name = stage if phase in (stage, "map") else f"{stage} · {phase}"
-        self._board = self._board or Board(name)
         self._phases += 1
         shown = Shown(name, rows, units, self._board.of(f"{self._phases} {name}"))
         stop = threading.Event()
@@ -113,10 +133,19 @@ class Display:
             thread.join()
 
     def _follow_in_lines(self, shown: Shown, stop: threading.Event) -> None:
-        while not stop.wait(LINE_EVERY_S):
+        if not stop.wait(LINE_EVERY_S - LEAD_S):
+            self._open()
+            stop.wait(LEAD_S)
+        while not stop.is_set():
             log.info("%s", shown.line())
+            stop.wait(LINE_EVERY_S)
         if shown.units:
             log.info("%s", shown.line(final=True))
+
+    def _open(self) -> None:
+        if not self._is_open:
+            self._board.open()
+            self._is_open = True
 
     def _follow_live(self, shown: Shown, stop: threading.Event) -> None:
         from rich.console import Console
@@ -125,7 +154,8 @@ class Display:
 
         console = Console(file=self._stream)
         with Live(Text(shown.name), console=console, refresh_per_second=4) as live:
-            while not stop.wait(0.5):
+            while not stop.wait(SEND_EVERY_S):
+                self._open()
                 live.update(Text(shown.line()))
             live.update(Text(shown.line(final=True)))
 

@@ -6,6 +6,7 @@ The whole run on one screen: read the recipe, look at what is there, do each sta
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import time
 from collections.abc import Sequence
@@ -211,4 +212,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    code = main()
+    gc.freeze()  # Python would look for cycles among all modules before it ends: a quarter of a second
+    raise SystemExit(code)
