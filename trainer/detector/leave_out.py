@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,20 @@ from trainer.detector.prepared import prepare
 from trainer.detector.training import Machine, train
 
 
+@dataclass(frozen=True)
+class Kin:
+    """Sources that are left out together: those of one `kin` in the config, or one alone."""
+
+    name: str
+    sources: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One training: what it is judged on, and what else it does without."""
 
-    rs: str
-    photo: str
+    rs: Kin
+    photo: Kin
     drawn: tuple[str, ...]
     absent: tuple[str, ...] = ()
     """Further sources left out of training, not judged."""
@@ -38,18 +46,21 @@ class Run:
     def name(self) -> str:
         """A folder's name."""
         short = f"-without-{len(self.absent)}" if self.absent else ""
-        return f"{self.rs}-{self.photo}{short}"
+        return f"{self.rs.name}-{self.photo.name}{short}"
 
     @property
     def unseen(self) -> tuple[str, ...]:
         """The sources judged as unseen."""
-        return (self.rs, self.photo, *self.drawn)
+        return (*self.rs.sources, *self.photo.sources, *self.drawn)
 
 
-def _sources(config: Config) -> tuple[list[str], list[str]]:
-    """Names of the training sources of remote sensing, and of the others."""
-    trained = {name: source for name, source in config.sources.items() if source.use == "train"}
-    other, rs = ([name for name, source in trained.items() if source.label == label] for label in LABELS)
+def _kin(config: Config) -> tuple[list[Kin], list[Kin]]:
+    """The training sources of remote sensing, and the others."""
+    found: dict[str, dict[str, list[str]]] = {label: {} for label in LABELS}
+    for name, source in config.sources.items():
+        if source.use == "train":
+            found[source.label].setdefault(source.kin or name, []).append(name)
+    other, rs = ([Kin(name, tuple(sources)) for name, sources in found[label].items()] for label in LABELS)
     return rs, other
 
 
@@ -58,26 +69,27 @@ def _share(number: int, of: int) -> tuple[str, ...]:
 
 
 def rotation(config: Config) -> list[Run]:
-    """As few runs as leave out each source, and each drawn kind, at least once; a pair of sources a run."""
-    rs, other = _sources(config)
+    """As few runs as leave out each source (or kin) and each drawn kind at least once; one of either class a run."""
+    rs, other = _kin(config)
     count = max(len(rs), len(other))
     return [Run(rs=rs[n % len(rs)], photo=other[n % len(other)], drawn=_share(n, count)) for n in range(count)]
 
 
 def full(config: Config) -> list[Run]:
-    """Every pair of a remote-sensing source and another."""
-    rs, other = _sources(config)
+    """Every pair of a remote-sensing source (or kin) and another."""
+    rs, other = _kin(config)
     return [Run(rs=one, photo=two, drawn=_share(n, len(other))) for one in rs for n, two in enumerate(other)]
 
 
 def curve(config: Config) -> list[Run]:
     """One pair left out; trained on the first source of each class among the rest, then the first two, and so on."""
-    rs, other = _sources(config)
+    rs, other = _kin(config)
     most = max(len(rs), len(other)) - 1
-    return [
-        Run(rs=rs[0], photo=other[0], drawn=_share(0, 5), absent=(*rs[1 + number :], *other[1 + number :]))
-        for number in range(1, most + 1)
-    ]
+    runs = []
+    for number in range(1, most + 1):
+        absent = tuple(source for kin in (*rs[1 + number :], *other[1 + number :]) for source in kin.sources)
+        runs.append(Run(rs=rs[0], photo=other[0], drawn=_share(0, 5), absent=absent))
+    return runs
 
 
 DESIGNS = {"rotation": rotation, "full": full, "curve": curve}
@@ -107,7 +119,7 @@ def _judged(
         found: dict[str, Any] = json.loads(path.read_text())
         if found["digest"] == digest:
             return found
-    print(f"leaving out {run.rs} and {run.photo}", file=sys.stderr, flush=True)
+    print(f"leaving out {run.rs.name} and {run.photo.name}", file=sys.stderr, flush=True)
     row = _trained(run, pool, config, folder, prepared, machine) | {"digest": digest}
     path.write_text(json.dumps(row, indent=1) + "\n")
     return row
@@ -133,24 +145,25 @@ def judge(run: Run, pool: Sequence[Picture], detector: Detector) -> dict[str, An
     scores, labels = detector.scores(picture.pixels for picture in pictures), labels_of(pictures)
     cut = len(seen)
     return {
-        "rs": run.rs,
-        "photo": run.photo,
+        "rs": run.rs.name,
+        "photo": run.photo.name,
+        "sources": [*run.rs.sources, *run.photo.sources],
         "drawn": list(run.drawn),
         "absent": list(run.absent),
         "unseen": metrics.summary(scores[cut:], labels[cut:]),
         "seen": metrics.summary(scores[:cut], labels[:cut]),
         "unseen_sources": by_source(unseen, scores[cut:]),
-        "pairs": pairs(run.rs, pictures, scores),
+        "pairs": pairs(run.rs.sources, pictures, scores),
     }
 
 
-def pairs(rs: str, pictures: Sequence[Picture], scores: metrics.Scores) -> dict[str, dict[str, float]]:
-    """The left-out source of remote sensing against each source of the other class (drawn kinds together)."""
+def pairs(rs: Collection[str], pictures: Sequence[Picture], scores: metrics.Scores) -> dict[str, dict[str, float]]:
+    """The left-out sources of remote sensing against each source of the other class (drawn kinds together)."""
     names = np.array([family(picture.source) for picture in pictures])
     labels = labels_of(pictures)
     table = {}
     for other in dict.fromkeys(names[labels == 0].tolist()):
-        inside = (names == rs) | (names == other)
+        inside = np.isin(names, list(rs)) | (names == other)
         table[other] = {
             "balanced_accuracy": metrics.balanced_accuracy(scores[inside], labels[inside]),
             "auc": metrics.auc(scores[inside], labels[inside]),

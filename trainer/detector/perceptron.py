@@ -1,4 +1,4 @@
-"""The perceptron over descriptors: one hidden layer, fitted in half a minute."""
+"""The perceptron over descriptors: one hidden layer, fitted in a minute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 HIDDEN = 512
-PASSES = 40
+PASSES = 120
 """Over the prepared pictures, each time in one of their views."""
 BATCH = 512
 RATE = 2e-3

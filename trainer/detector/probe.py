@@ -103,4 +103,4 @@ def _judged(seen: _Seen, run: Run, config: Config, views: Sequence[str], land: b
         scores = (
             layer(torch.from_numpy((seen.views["plain"][unseen] - mean) / deviation).float())[:, 0].double().numpy()
         )
-    return {"rs": run.rs, "photo": run.photo, "unseen": metrics.summary(scores, labels[unseen])}
+    return {"rs": run.rs.name, "photo": run.photo.name, "unseen": metrics.summary(scores, labels[unseen])}

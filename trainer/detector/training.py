@@ -146,6 +146,8 @@ def _digest(prepared: Prepared, config: Config, machine: Machine) -> str:
     """Of all that the weights depend on."""
     plain = config.plain()
     del plain["training"]["checkpoint_every"]
+    for source in plain["sources"].values():
+        del source["kin"], source["origin"], source["licence"]
     named = json.dumps([plain, machine.device, machine.threads, prepared.digest], sort_keys=True)
     return hashlib.sha256(named.encode()).hexdigest()
 
