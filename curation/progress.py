@@ -74,7 +74,7 @@ class Board:
 
     def _is_found(self) -> bool:
         if self._actor is None:
-            with contextlib.suppress(ValueError):  # nobody has that name
+            with contextlib.suppress(ValueError, ray.exceptions.RayError):  # nobody has that name, or cannot be asked
                 self._actor = ray.get_actor(self._name)
         return self._actor is not None
 
