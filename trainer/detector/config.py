@@ -34,6 +34,8 @@ class Source:
     """Larger images are cut into squares of so many pixels, which share a side of the split; 0: images stay whole."""
     limit: int = 0
     """At most so many images, chosen by name's digest; 0: all."""
+    opaque: bool = False
+    """Whether an alpha channel means something else than transparency, and is ignored."""
     kin: str = ""
     """Sources with one name here show the same places, or come of one sensor: `leave-out` leaves them out together."""
     origin: str = ""

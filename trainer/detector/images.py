@@ -111,7 +111,7 @@ def split_of(group: str, split: Split, seed: int) -> str:
 def _read_files(folder: Path, source: Source) -> Iterator[tuple[Path, str, Pixels]]:
     """(path, sha256 of the file, pixels) of each image file that decodes; byte copies come once."""
     for path, digest in _files(folder, source, SUFFIXES):
-        pixels = read_image(path, whole=bool(source.tile))
+        pixels = read_image(path, whole=bool(source.tile), opaque=source.opaque)
         if pixels is not None:
             yield path, digest, pixels
 
@@ -131,18 +131,33 @@ def _files(folder: Path, source: Source, suffixes: Collection[str]) -> Iterator[
             yield path, digest
 
 
-def read_image(path: Path, whole: bool = False) -> Pixels | None:
-    """An image as RGB, its shorter side `SHORTEST` at most unless `whole`; None when it does not decode."""
+def read_image(path: Path, whole: bool = False, opaque: bool = False) -> Pixels | None:
+    """An image as RGB, its shorter side `SHORTEST` at most unless `whole`; None when it does not decode.
+
+    Transparency is composited on white, as the pipeline does, unless the image is `opaque`.
+    """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as opened:
             if not whole:
                 opened.draft("RGB", (2 * SHORTEST, 2 * SHORTEST))
-            image = ImageOps.exif_transpose(opened).convert("RGB")
+            upright = ImageOps.exif_transpose(opened)
+            image = upright.convert("RGB") if opaque else _on_white(upright)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     return np.asarray(image if whole else _reduced(image))
+
+
+def _on_white(image: Any) -> Any:
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    white = Image.new("RGB", rgba.size, (255, 255, 255))
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white
 
 
 def _reduced(image: Any) -> Any:

@@ -84,6 +84,19 @@ def test_large_images_are_held_at_twice_the_input(tmp_path: Path) -> None:
     assert pixels.shape == (SHORTEST, round(SHORTEST * 4 / 3), 3)
 
 
+def test_transparency_becomes_white_unless_the_source_is_opaque(tmp_path: Path, toy: Config) -> None:
+    (tmp_path / "one").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 200, (40, 40, 4), dtype=np.uint8)
+    pixels[..., 3] = 255
+    pixels[:10, :, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "one" / "a.png")
+    (seen,) = read_sources(with_source(toy), tmp_path)
+    assert (seen.pixels[:10] == 255).all()
+    assert (seen.pixels[10:] == pixels[10:, :, :3]).all()
+    (opaque,) = read_sources(with_source(toy, opaque=True), tmp_path)
+    assert (opaque.pixels == pixels[..., :3]).all()
+
+
 def test_a_large_image_becomes_tiles_of_one_side_of_the_split(tmp_path: Path, toy: Config) -> None:
     (tmp_path / "one").mkdir()
     rng = np.random.default_rng(0)
