@@ -18,7 +18,7 @@ def test_the_shipped_config_names_its_sources_and_a_known_architecture() -> None
     assert classes["rs"][:4] == ["aid", "hurricane", "ucm", "bigearthnet"]
     assert classes["other"][:5] == ["flickr8k", "intel", "imagenet", "imagenet_small", "cifar10"]
     packaged = [config.sources[name] for name in classes["rs"][4:] + classes["other"][5:]]
-    assert len(packaged) == 17 + 11
+    assert len(packaged) == 26 + 12
     assert all(source.folder.startswith("packages/") for source in packaged)
     assert config.model.architecture in timm.list_models()
     assert all(source.origin and source.licence for source in config.sources.values())
