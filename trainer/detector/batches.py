@@ -116,12 +116,14 @@ class Batches:
 
 
 def _chances(pictures: Sequence[Picture], config: Config) -> NDArray[np.float64]:
-    """Each picture's chance: its source's share (count to the power `balance`; drawn kinds alike) over its count."""
+    """A picture's chance: its source's share over its count. Shares are weight · count^balance; drawn kinds alike."""
     counts: dict[str, int] = {}
     for picture in pictures:
         counts[picture.source] = counts.get(picture.source, 0) + 1
     weights = {
-        source: 1.0 if source.startswith((DRAWN, LAND)) else count**config.training.balance
+        source: 1.0
+        if source.startswith((DRAWN, LAND))
+        else config.sources[source].weight * count**config.training.balance
         for source, count in counts.items()
     }
     labels = {picture.source: picture.label for picture in pictures}

@@ -34,6 +34,8 @@ class Source:
     """Larger images are cut into squares of so many pixels, which share a side of the split; 0: images stay whole."""
     limit: int = 0
     """At most so many images, chosen by name's digest; 0: all."""
+    weight: float = 1.0
+    """How much larger its share of a batch is than by its number of images."""
     opaque: bool = False
     """Whether an alpha channel means something else than transparency, and is ignored."""
     kin: str = ""
@@ -236,6 +238,9 @@ def _check(config: Config, where: str) -> None:
                 raise UserError(
                     f"{where}: sources.{name}.{key} is {getattr(source, key)!r}; accepted: {', '.join(values)}"
                 )
+    light = [name for name, source in config.sources.items() if source.weight <= 0]
+    if light:
+        raise UserError(f"{where}: sources.{light[0]}.weight: a number above 0 is wanted")
     shares = (config.split.train, config.split.validation, config.split.test)
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise UserError(f"{where}: split: three shares that sum to 1 are wanted, found {list(shares)}")

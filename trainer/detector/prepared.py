@@ -86,6 +86,7 @@ def _digest(pool: Sequence[Picture], config: Config, device: str) -> str:
     of = config.training
     plain = [config.seed, config.model.size, of.batch, of.prepared, of.balance, of.harder, of.plain, config.drawn.share]
     plain += [config.drawn.positives, config.model.descriptors]
+    plain += [source.weight for source in config.sources.values()]
     named = hashlib.sha256(json.dumps([*plain, config.teacher.architecture, config.teacher.size, device]).encode())
     for picture in pool:
         named.update(f"{picture.source}\0{picture.name}\0{picture.label}\n".encode())

@@ -8,7 +8,7 @@ import pytest
 
 from trainer.detector import positives
 from trainer.detector.batches import DRAWN, LAND, Batches, chosen, read_pool
-from trainer.detector.config import Config
+from trainer.detector.config import Config, Source
 from trainer.detector.images import Picture
 from trainer.detector.negatives import KINDS
 
@@ -36,13 +36,19 @@ def test_a_batch_is_the_same_whoever_makes_it(toy: Config, toy_data: Path) -> No
         assert (one[0].numpy() == batches[number][0]).all()
 
 
-def test_small_sources_get_more_than_their_share_and_drawn_kinds_what_the_config_says(toy: Config) -> None:
+def test_small_and_weighted_sources_get_more_than_their_share_and_drawn_kinds_what_the_config_says(toy: Config) -> None:
     pool = [picture("large", 1)] * 900 + [picture("small", 1)] * 100
     pool += [picture("photos", 0)] * 100 + [picture(DRAWN + "logo", 0)] * 5 + [picture(DRAWN + "table", 0)] * 20
-    config = replace(toy, training=replace(toy.training, balance=0.5), drawn=replace(toy.drawn, share=0.3))
+    sources = {
+        "large": Source(folder="l", label="rs"),
+        "small": Source(folder="s", label="rs", weight=3.0),
+        "photos": Source(folder="p", label="other"),
+    }
+    training = replace(toy.training, balance=0.5)
+    config = replace(toy, sources=sources, training=training, drawn=replace(toy.drawn, share=0.3))
     chances = Batches(pool, config).chances
     rs, other = chances[:1000], chances[1000:]
-    assert rs[900:].sum() / rs.sum() == pytest.approx(0.25)
+    assert rs[900:].sum() / rs.sum() == pytest.approx(0.5)
     assert other[100:].sum() / other.sum() == pytest.approx(0.3)
     assert other[100:105].sum() == pytest.approx(other[105:].sum())
 

@@ -39,6 +39,10 @@ def test_a_shorter_training_warms_up_for_a_tenth_of_it() -> None:
         ({"sources": {"a": {"folder": "a", "label": "rs", "files": [1]}}}, "a pattern or a list of them is wanted"),
         ({"sources": {"a": {"folder": "a", "label": "rs", "bands": [[1, 2]]}}}, "lists of one or three band numbers"),
         ({"sources": {"a": {"folder": "a", "label": "rs", "bands": [[0]]}}}, "lists of one or three band numbers"),
+        (
+            {"sources": {"a": {"folder": "a", "label": "rs", "weight": 0}}},
+            "weight: a number above 0 is wanted",
+        ),
         ({"sources": []}, "a mapping of names to sources is wanted"),
         ({"split": {"train": 0.9, "validation": 0.2, "test": 0.1}}, "three shares that sum to 1"),
         ({"training": {"steps": "many"}}, "steps: int is wanted, found 'many'"),
