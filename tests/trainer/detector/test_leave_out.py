@@ -16,7 +16,7 @@ from trainer.detector.negatives import KINDS
 def test_the_rotation_leaves_out_every_source_and_kind() -> None:
     config = load(None)
     runs = rotation(config)
-    assert len(runs) == 7
+    assert len(runs) == 12
     left = [source for run in runs for source in (*run.rs.sources, *run.photo.sources)]
     assert set(left) == set(config.sources)
     otb = [run.rs.sources for run in runs if run.rs.name == "otb"]
@@ -28,12 +28,12 @@ def test_the_rotation_leaves_out_every_source_and_kind() -> None:
 
 def test_the_full_design_has_every_pair_once() -> None:
     pairs = {(run.rs.name, run.photo.name) for run in full(load(None))}
-    assert len(pairs) == len(full(load(None))) == 7 * 4
+    assert len(pairs) == len(full(load(None))) == 11 * 12
 
 
 def test_the_curve_adds_sources_and_judges_the_same_pair() -> None:
     runs = curve(load(None))
-    assert [len(run.absent) for run in runs] == [17, 14, 10, 5, 1, 0]
+    assert [len(run.absent) for run in runs] == [50, 47, 39, 32, 21, 19, 16, 11, 5, 1, 0]
     assert {(run.rs.name, run.photo.name) for run in runs} == {("aid", "flickr8k")}
     assert not any(set(run.unseen) & set(run.absent) for run in runs)
     assert len({run.name for run in runs}) == len(runs)
