@@ -82,11 +82,11 @@ def full(config: Config) -> list[Run]:
 
 
 def curve(config: Config) -> list[Run]:
-    """One pair left out; trained on the first source of each class among the rest, then the first two, and so on."""
+    """One pair left out; trained on the first source of each class among the rest, the first two, four, and so on."""
     rs, other = _kin(config)
     most = max(len(rs), len(other)) - 1
     runs = []
-    for number in range(1, most + 1):
+    for number in (*(2**power for power in range(most.bit_length()) if 2**power < most), most):
         absent = tuple(source for kin in (*rs[1 + number :], *other[1 + number :]) for source in kin.sources)
         runs.append(Run(rs=rs[0], photo=other[0], drawn=_share(0, 5), absent=absent))
     return runs
